@@ -1,1 +1,23 @@
-//! Placeholder.
+//! Local images: import, the layer store, and what containers need of both.
+//!
+//! Owns the `images/`, `layers/` and `blobs/` directories: it imports OCI layouts and
+//! docker-archives, verifies every digest, size and diff id, unpacks each layer once for
+//! overlayfs in a user namespace, and finds, lists and removes images. Image bytes are hostile:
+//! every path of a layer is resolved below the layer's own directory descriptor.
+//!
+//! Never: containers, CRI, tokio. All functions block.
+
+mod config;
+mod digest;
+mod error;
+mod reference;
+mod stream;
+mod tar_reader;
+mod unpack;
+
+pub use config::ImageConfig;
+pub use digest::Digest;
+pub use error::{ConfigFault, EntryFault, ImageError, LimitFault, ReferenceFault};
+pub use reference::{Reference, Selector};
+pub use stream::Limits;
+pub use unpack::{LayerSummary, Ownership, UnpackOptions, unpack_layer};

@@ -1,0 +1,329 @@
+//! Reads a layer's tar archive strictly: what readers could disagree about is refused.
+//!
+//! Headers are decoded by the `tar` crate; putting long names and PAX records together is done
+//! here, because those records have to be bounded and read by their length: a value may contain
+//! line breaks, and a record that one reader sees and another does not is how archives smuggle.
+
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStringExt;
+
+use tar::{EntryType, Header};
+
+use crate::error::{EntryFault, ImageError, LimitFault};
+use crate::stream::{LayerStream, StreamError, StreamSummary};
+
+mod pax;
+
+use pax::PaxRecords;
+
+const BLOCK: usize = 512;
+const BLOCK_BYTES: u64 = 512;
+/// Where `typeflag` is in a header.
+const TYPE_OFFSET: usize = 156;
+
+/// What an entry is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Regular,
+    Directory,
+    Symlink,
+    HardLink,
+    Fifo,
+    /// A character or block device.
+    Device,
+}
+
+/// An entry's header with all extensions applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) path: Vec<u8>,
+    /// The target of a symbolic or hard link.
+    pub(crate) link: Vec<u8>,
+    pub(crate) kind: Kind,
+    /// Permission bits including set-id and sticky.
+    pub(crate) mode: u32,
+    pub(crate) uid: u64,
+    pub(crate) gid: u64,
+    /// Seconds since 1970 and nanoseconds.
+    pub(crate) mtime: (i64, i64),
+    /// Bytes of content that follow.
+    pub(crate) size: u64,
+    pub(crate) xattrs: Vec<(OsString, Vec<u8>)>,
+}
+
+/// Long names and PAX records that were read before the entry they belong to.
+#[derive(Default)]
+struct Extensions {
+    path: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+    pax: Option<PaxRecords>,
+}
+
+impl Extensions {
+    fn is_empty(&self) -> bool {
+        self.path.is_none() && self.link.is_none() && self.pax.is_none()
+    }
+}
+
+/// The entries of a layer, one after the other.
+pub(crate) struct TarReader<R: Read> {
+    stream: LayerStream<R>,
+    /// Bytes of the current entry's content that have not been read.
+    remaining: u64,
+    /// Bytes between the content and the next header.
+    padding: u64,
+    /// The current entry's name, for errors.
+    current: String,
+}
+
+impl<R: Read> TarReader<R> {
+    pub(crate) fn new(stream: LayerStream<R>) -> Self {
+        Self { stream, remaining: 0, padding: 0, current: String::new() }
+    }
+
+    /// The next entry, whatever of the previous one's content was read; `None` at the end.
+    pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, ImageError> {
+        let mut extensions = Extensions::default();
+        loop {
+            self.skip_content()?;
+            let Some(header) = self.next_header()? else {
+                return if extensions.is_empty() { Ok(None) } else { Err(self.malformed()) };
+            };
+            let entry_type = header.entry_type();
+            let size = self.number(header.entry_size())?;
+            let duplicate = match entry_type {
+                EntryType::GNULongName => {
+                    let name = self.long_name(size)?;
+                    extensions.path.replace(name).is_some()
+                }
+                EntryType::GNULongLink => {
+                    let name = self.long_name(size)?;
+                    extensions.link.replace(name).is_some()
+                }
+                EntryType::XHeader => {
+                    let records = self.pax_records(size)?;
+                    extensions.pax.replace(records).is_some()
+                }
+                EntryType::XGlobalHeader => self.pax_records(size)?.changes_entries(),
+                _ => return self.entry(&header, size, extensions).map(Some),
+            };
+            if duplicate {
+                return Err(self.refused(EntryFault::Ambiguous));
+            }
+        }
+    }
+
+    /// Reads content of the current entry; 0 at its end.
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ImageError> {
+        let wanted = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(buffer.len());
+        if wanted == 0 {
+            return Ok(0);
+        }
+        let count = self.read_some(&mut buffer[..wanted])?;
+        if count == 0 {
+            return Err(truncated());
+        }
+        self.remaining -= u64::try_from(count).unwrap_or(self.remaining);
+        Ok(count)
+    }
+
+    /// Reads to the end of the blob; to be called after [`TarReader::next_entry`] said `None`.
+    pub(crate) fn finish(self) -> Result<StreamSummary, ImageError> {
+        let current = self.current;
+        self.stream.finish().map_err(|error| stream_error(error, &current))
+    }
+
+    fn entry(
+        &mut self,
+        header: &Header,
+        header_size: u64,
+        extensions: Extensions,
+    ) -> Result<Entry, ImageError> {
+        let pax = extensions.pax.unwrap_or_default();
+        let path = one_of(extensions.path, pax.path.clone());
+        let link = one_of(extensions.link, pax.link.clone());
+        let path_bytes = path.as_ref().ok().and_then(Clone::clone);
+        let path_bytes = path_bytes.unwrap_or_else(|| header.path_bytes().into_owned());
+        self.current = String::from_utf8_lossy(&path_bytes).into_owned();
+        let ambiguous = |fault| self.refused(fault);
+        path.map_err(ambiguous)?;
+        let link = link.map_err(ambiguous)?;
+        let kind = kind(header, &path_bytes, &pax).map_err(ambiguous)?;
+        let size = match pax.size {
+            Some(size) if header_size != 0 && header_size != size => {
+                return Err(self.refused(EntryFault::Ambiguous));
+            }
+            Some(size) => size,
+            None => header_size,
+        };
+        // Some readers take content of links and directories for the next header, some skip it.
+        if kind != Kind::Regular && size != 0 {
+            return Err(self.refused(EntryFault::Ambiguous));
+        }
+        self.expect_content(size)?;
+        let link = link.or_else(|| header.link_name_bytes().map(|bytes| bytes.into_owned()));
+        let seconds = i64::try_from(self.number(header.mtime())?).unwrap_or(0);
+        Ok(Entry {
+            path: path_bytes,
+            link: link.unwrap_or_default(),
+            kind,
+            mode: self.number(header.mode())? & 0o7777,
+            uid: pax.uid.map_or_else(|| self.number(header.uid()), Ok)?,
+            gid: pax.gid.map_or_else(|| self.number(header.gid()), Ok)?,
+            mtime: pax.mtime.unwrap_or((seconds, 0)),
+            size,
+            xattrs: pax.xattrs,
+        })
+    }
+
+    /// A GNU long name without its terminating NUL.
+    fn long_name(&mut self, size: u64) -> Result<Vec<u8>, ImageError> {
+        let mut name = self.extension(size)?;
+        if name.last() == Some(&0) {
+            name.pop();
+        }
+        Ok(name)
+    }
+
+    fn pax_records(&mut self, size: u64) -> Result<PaxRecords, ImageError> {
+        let bytes = self.extension(size)?;
+        PaxRecords::parse(&bytes).map_err(|fault| self.refused(fault))
+    }
+
+    /// The content of an extension header, which is kept in memory.
+    fn extension(&mut self, size: u64) -> Result<Vec<u8>, ImageError> {
+        if size > self.stream.limits().header_bytes {
+            return Err(self.exceeded(LimitFault::Header));
+        }
+        self.expect_content(size)?;
+        let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
+        self.read_exactly(&mut bytes)?;
+        self.remaining = 0;
+        Ok(bytes)
+    }
+
+    fn expect_content(&mut self, size: u64) -> Result<(), ImageError> {
+        if size > self.stream.budget() {
+            return Err(self.exceeded(LimitFault::Bytes));
+        }
+        self.remaining = size;
+        self.padding = (BLOCK_BYTES - size % BLOCK_BYTES) % BLOCK_BYTES;
+        Ok(())
+    }
+
+    fn skip_content(&mut self) -> Result<(), ImageError> {
+        let mut rest = [0; 16 * BLOCK];
+        self.remaining = self.remaining.saturating_add(std::mem::take(&mut self.padding));
+        while self.read(&mut rest)? > 0 {}
+        Ok(())
+    }
+
+    /// The next block that is a header, its checksum verified; `None` at the end of the archive.
+    fn next_header(&mut self) -> Result<Option<Header>, ImageError> {
+        let mut block = [0; BLOCK];
+        let count = self.read_some(&mut block)?;
+        if count == 0 {
+            return Ok(None);
+        }
+        self.read_exactly(&mut block[count..])?;
+        if block == [0; BLOCK] {
+            return self.end_of_archive().map(|()| None);
+        }
+        let header = Header::from_byte_slice(&block).clone();
+        let unchecked = block.iter().enumerate().map(|(index, byte)| match index {
+            148..156 => u32::from(b' '),
+            _ => u32::from(*byte),
+        });
+        match header.cksum() {
+            Ok(sum) if sum == unchecked.sum::<u32>() => Ok(Some(header)),
+            _ => Err(self.malformed()),
+        }
+    }
+
+    /// After the first block of zeros nothing but zeros may follow.
+    fn end_of_archive(&mut self) -> Result<(), ImageError> {
+        let mut rest = vec![0; 128 * BLOCK];
+        loop {
+            match self.read_some(&mut rest)? {
+                0 => return Ok(()),
+                count if rest[..count].iter().all(|byte| *byte == 0) => {}
+                _ => return Err(self.malformed()),
+            }
+        }
+    }
+
+    fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize, ImageError> {
+        self.stream.read(buffer).map_err(|error| stream_error(error, &self.current))
+    }
+
+    fn read_exactly(&mut self, mut buffer: &mut [u8]) -> Result<(), ImageError> {
+        while !buffer.is_empty() {
+            match self.read_some(buffer)? {
+                0 => return Err(truncated()),
+                count => buffer = &mut buffer[count..],
+            }
+        }
+        Ok(())
+    }
+
+    fn number<T>(&self, parsed: io::Result<T>) -> Result<T, ImageError> {
+        parsed.or(Err(self.malformed()))
+    }
+
+    fn malformed(&self) -> ImageError {
+        ImageError::LayerArchive { offset: self.stream.position().saturating_sub(BLOCK_BYTES) }
+    }
+
+    fn refused(&self, source: EntryFault) -> ImageError {
+        ImageError::Entry { path: self.current.clone(), source }
+    }
+
+    /// The error for a limit that the current entry exceeds.
+    pub(crate) fn exceeded(&self, source: LimitFault) -> ImageError {
+        ImageError::Limit { path: self.current.clone(), source }
+    }
+}
+
+/// Two extensions for the same field: which one counts depends on the reader.
+fn one_of(gnu: Option<Vec<u8>>, pax: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, EntryFault> {
+    match (gnu, pax) {
+        (Some(_), Some(_)) => Err(EntryFault::Ambiguous),
+        (gnu, pax) => Ok(gnu.or(pax)),
+    }
+}
+
+fn kind(header: &Header, path: &[u8], pax: &PaxRecords) -> Result<Kind, EntryFault> {
+    if pax.sparse {
+        return Err(EntryFault::Type);
+    }
+    let old_style = header.as_bytes()[TYPE_OFFSET] == 0;
+    match header.entry_type() {
+        // Before there was a type for directories they were files with a slash at the end.
+        EntryType::Regular if path.ends_with(b"/") && old_style => Ok(Kind::Directory),
+        EntryType::Regular if path.ends_with(b"/") => Err(EntryFault::Ambiguous),
+        EntryType::Regular => Ok(Kind::Regular),
+        EntryType::Directory => Ok(Kind::Directory),
+        EntryType::Symlink => Ok(Kind::Symlink),
+        EntryType::Link => Ok(Kind::HardLink),
+        EntryType::Fifo => Ok(Kind::Fifo),
+        EntryType::Char | EntryType::Block => Ok(Kind::Device),
+        _ => Err(EntryFault::Type),
+    }
+}
+
+fn truncated() -> ImageError {
+    ImageError::LayerRead { source: io::ErrorKind::UnexpectedEof.into() }
+}
+
+pub(crate) fn stream_error(error: StreamError, current: &str) -> ImageError {
+    match error {
+        StreamError::Read(source) => ImageError::LayerRead { source },
+        StreamError::Limit(source) => ImageError::Limit { path: current.to_owned(), source },
+    }
+}
+
+/// Bytes as a name of the file system.
+pub(crate) fn os_string(bytes: &[u8]) -> OsString {
+    OsString::from_vec(bytes.to_vec())
+}
