@@ -1,0 +1,1 @@
+//! Placeholder, replaced by the daemon's client.
