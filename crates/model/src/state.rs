@@ -75,6 +75,8 @@ pub enum ContainerEvent {
     },
     /// It is over.
     Exited {
+        /// When it was started, if the shim says so: an exit can be heard of before the start.
+        started_at: Option<UnixNanos>,
         /// See [`ContainerState::Exited`].
         at: UnixNanos,
         /// See [`ContainerState::Exited`].
@@ -105,8 +107,9 @@ impl ContainerState {
     /// [`TransitionError`] when `event` cannot happen in this state.
     pub fn apply(&self, event: ContainerEvent) -> Result<Self, TransitionError> {
         use {ContainerEvent as E, ContainerState as S};
-        let exited = |started_at, event| match event {
-            E::Exited { at, exit_code, reason, message } => {
+        let exited = |known: Option<UnixNanos>, event| match event {
+            E::Exited { started_at, at, exit_code, reason, message } => {
+                let started_at = known.or(started_at);
                 Ok(S::Exited { started_at, finished_at: at, exit_code, reason, message })
             }
             E::Lost => Ok(S::Unknown),
@@ -216,7 +219,7 @@ mod tests {
 
     fn exit() -> ContainerEvent {
         let (reason, message) = (ExitReason::Error, String::new());
-        ContainerEvent::Exited { at: T, exit_code: 1, reason, message }
+        ContainerEvent::Exited { started_at: None, at: T, exit_code: 1, reason, message }
     }
 
     #[test]
