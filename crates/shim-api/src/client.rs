@@ -146,6 +146,15 @@ impl ShimClient {
         Ok((Self { connection }, receiver))
     }
 
+    /// The shim's process, in the caller's PID namespace.
+    ///
+    /// # Errors
+    /// As `getsockopt(2)`.
+    pub fn pid(&self) -> Result<i32, ClientError> {
+        let peer = seqpacket::peer(&self.connection.socket).map_err(io::Error::from);
+        Ok(peer.map_err(ClientError::Watch)?.pid())
+    }
+
     /// Asks the shim to do `call`, with `fds` beside it, and waits for the reply.
     ///
     /// # Errors
