@@ -7,10 +7,13 @@
 //!
 //! Never: containers, CRI, tokio. All functions block.
 
+mod archive;
 mod config;
 mod digest;
 mod error;
 mod reference;
+mod source;
+mod store;
 mod stream;
 mod tar_reader;
 mod unpack;
@@ -19,5 +22,6 @@ pub use config::ImageConfig;
 pub use digest::Digest;
 pub use error::{ConfigFault, EntryFault, ImageError, LimitFault, ReferenceFault};
 pub use reference::{Reference, Selector};
+pub use store::{Collected, FsUsage, Image, ImportOptions, Problem, Store};
 pub use stream::Limits;
 pub use unpack::{LayerSummary, Ownership, UnpackOptions, unpack_layer};

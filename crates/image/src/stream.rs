@@ -1,6 +1,8 @@
 //! A layer's bytes: decompressed, hashed on both sides, and counted against limits.
 
+use std::fs::File;
 use std::io::{self, BufReader, Chain, Cursor, Read};
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use flate2::bufread::MultiGzDecoder;
@@ -70,27 +72,53 @@ enum Decoder<R: Read> {
     Zstd(zstd::stream::read::Decoder<'static, Source<R>>),
 }
 
+/// How bytes are compressed, judging by their beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+impl Compression {
+    /// Judges by the first four bytes; a media type is only what somebody says.
+    fn of(magic: &[u8]) -> Self {
+        let skippable = magic.first().is_some_and(|first| first & 0xf0 == 0x50)
+            && magic.ends_with(&ZSTD_SKIPPABLE_MAGIC_END);
+        if magic.starts_with(&GZIP_MAGIC) {
+            Self::Gzip
+        } else if magic == ZSTD_MAGIC || skippable {
+            Self::Zstd
+        } else {
+            Self::None
+        }
+    }
+}
+
+/// Whether a file begins like a compressed one.
+pub(crate) fn is_compressed(file: &File) -> io::Result<bool> {
+    let mut magic = [0; ZSTD_MAGIC.len()];
+    let count = file.read_at(&mut magic, 0)?;
+    Ok(Compression::of(&magic[..count]) != Compression::None)
+}
+
 impl<R: Read> Decoder<R> {
-    /// Chooses by the first bytes; a media type is only what somebody says.
     fn detect(blob: R) -> io::Result<Self> {
         let mut hashing = Hashing::new(blob);
         let mut magic = Vec::with_capacity(ZSTD_MAGIC.len());
         let wanted = u64::try_from(ZSTD_MAGIC.len()).unwrap_or(0);
         hashing.by_ref().take(wanted).read_to_end(&mut magic)?;
-        let gzip = magic.starts_with(&GZIP_MAGIC);
-        let skippable = magic.first().is_some_and(|first| first & 0xf0 == 0x50)
-            && magic.ends_with(&ZSTD_SKIPPABLE_MAGIC_END);
-        let zstd = magic == ZSTD_MAGIC || skippable;
+        let compression = Compression::of(&magic);
         let source = BufReader::with_capacity(BUFFER_BYTES, Cursor::new(magic).chain(hashing));
-        if gzip {
-            return Ok(Self::Gzip(Box::new(MultiGzDecoder::new(source))));
+        match compression {
+            Compression::None => Ok(Self::Plain(source)),
+            Compression::Gzip => Ok(Self::Gzip(Box::new(MultiGzDecoder::new(source)))),
+            Compression::Zstd => {
+                let mut decoder = zstd::stream::read::Decoder::with_buffer(source)?;
+                decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+                Ok(Self::Zstd(decoder))
+            }
         }
-        if zstd {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(source)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
-            return Ok(Self::Zstd(decoder));
-        }
-        Ok(Self::Plain(source))
     }
 
     fn blob(&self) -> &Hashing<R> {
@@ -130,6 +158,18 @@ pub(crate) struct StreamSummary {
     pub(crate) archive_bytes: u64,
 }
 
+/// Where an archive's bytes come from.
+pub(crate) trait ArchiveSource {
+    /// Reads some bytes; 0 at the end.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, StreamError>;
+    /// Passes over `count` bytes that have to exist.
+    fn skip(&mut self, count: u64) -> Result<(), StreamError>;
+    /// How many bytes have passed.
+    fn position(&self) -> u64;
+    /// What the archive may cost.
+    fn limits(&self) -> &Limits;
+}
+
 /// The uncompressed bytes of a layer.
 pub(crate) struct LayerStream<R: Read> {
     archive: Hashing<Decoder<R>>,
@@ -141,31 +181,6 @@ impl<R: Read> LayerStream<R> {
     pub(crate) fn new(blob: R, limits: Limits) -> Result<Self, StreamError> {
         let archive = Hashing::new(Decoder::detect(blob).map_err(StreamError::Read)?);
         Ok(Self { archive, limits, started: Instant::now() })
-    }
-
-    pub(crate) fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    /// How many uncompressed bytes have passed.
-    pub(crate) fn position(&self) -> u64 {
-        self.archive.count()
-    }
-
-    /// How many bytes the limit leaves.
-    pub(crate) fn budget(&self) -> u64 {
-        self.limits.bytes.saturating_sub(self.position())
-    }
-
-    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, StreamError> {
-        let count = loop {
-            match self.archive.read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => break result.map_err(StreamError::Read)?,
-            }
-        };
-        self.check().map_err(StreamError::Limit)?;
-        Ok(count)
     }
 
     fn check(&self) -> Result<(), LimitFault> {
@@ -195,6 +210,39 @@ impl<R: Read> LayerStream<R> {
         let (_, hashing) = source.into_inner().into_inner();
         let (blob_digest, blob_bytes, _) = hashing.finish();
         Ok(StreamSummary { blob_digest, blob_bytes, diff_id, archive_bytes })
+    }
+}
+
+impl<R: Read> ArchiveSource for LayerStream<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, StreamError> {
+        let count = loop {
+            match self.archive.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result.map_err(StreamError::Read)?,
+            }
+        };
+        self.check().map_err(StreamError::Limit)?;
+        Ok(count)
+    }
+
+    fn skip(&mut self, mut count: u64) -> Result<(), StreamError> {
+        let mut passed = [0; 16 * 1024];
+        while count > 0 {
+            let wanted = usize::try_from(count).unwrap_or(usize::MAX).min(passed.len());
+            match self.read(&mut passed[..wanted])? {
+                0 => return Err(StreamError::Read(io::ErrorKind::UnexpectedEof.into())),
+                read => count -= u64::try_from(read).unwrap_or(count),
+            }
+        }
+        Ok(())
+    }
+
+    fn position(&self) -> u64 {
+        self.archive.count()
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
     }
 }
 

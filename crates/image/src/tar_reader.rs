@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStringExt;
 use tar::{EntryType, Header};
 
 use crate::error::{EntryFault, ImageError, LimitFault};
-use crate::stream::{LayerStream, StreamError, StreamSummary};
+use crate::stream::{ArchiveSource, LayerStream, StreamError, StreamSummary};
 
 mod pax;
 
@@ -66,9 +66,9 @@ impl Extensions {
     }
 }
 
-/// The entries of a layer, one after the other.
-pub(crate) struct TarReader<R: Read> {
-    stream: LayerStream<R>,
+/// The entries of an archive, one after the other.
+pub(crate) struct TarReader<S> {
+    stream: S,
     /// Bytes of the current entry's content that have not been read.
     remaining: u64,
     /// Bytes between the content and the next header.
@@ -77,8 +77,8 @@ pub(crate) struct TarReader<R: Read> {
     current: String,
 }
 
-impl<R: Read> TarReader<R> {
-    pub(crate) fn new(stream: LayerStream<R>) -> Self {
+impl<S: ArchiveSource> TarReader<S> {
+    pub(crate) fn new(stream: S) -> Self {
         Self { stream, remaining: 0, padding: 0, current: String::new() }
     }
 
@@ -126,12 +126,6 @@ impl<R: Read> TarReader<R> {
         }
         self.remaining -= u64::try_from(count).unwrap_or(self.remaining);
         Ok(count)
-    }
-
-    /// Reads to the end of the blob; to be called after [`TarReader::next_entry`] said `None`.
-    pub(crate) fn finish(self) -> Result<StreamSummary, ImageError> {
-        let current = self.current;
-        self.stream.finish().map_err(|error| stream_error(error, &current))
     }
 
     fn entry(
@@ -204,7 +198,8 @@ impl<R: Read> TarReader<R> {
     }
 
     fn expect_content(&mut self, size: u64) -> Result<(), ImageError> {
-        if size > self.stream.budget() {
+        let budget = self.stream.limits().bytes.saturating_sub(self.stream.position());
+        if size > budget {
             return Err(self.exceeded(LimitFault::Bytes));
         }
         self.remaining = size;
@@ -213,10 +208,14 @@ impl<R: Read> TarReader<R> {
     }
 
     fn skip_content(&mut self) -> Result<(), ImageError> {
-        let mut rest = [0; 16 * BLOCK];
-        self.remaining = self.remaining.saturating_add(std::mem::take(&mut self.padding));
-        while self.read(&mut rest)? > 0 {}
-        Ok(())
+        let count = self.remaining.saturating_add(self.padding);
+        (self.remaining, self.padding) = (0, 0);
+        self.stream.skip(count).map_err(|error| stream_error(error, &self.current))
+    }
+
+    /// Where the current entry's content begins, in the uncompressed archive, if none was read.
+    pub(crate) fn position(&self) -> u64 {
+        self.stream.position()
     }
 
     /// The next block that is a header, its checksum verified; `None` at the end of the archive.
@@ -282,6 +281,14 @@ impl<R: Read> TarReader<R> {
     /// The error for a limit that the current entry exceeds.
     pub(crate) fn exceeded(&self, source: LimitFault) -> ImageError {
         ImageError::Limit { path: self.current.clone(), source }
+    }
+}
+
+impl<R: Read> TarReader<LayerStream<R>> {
+    /// Reads to the end of the blob; to be called after [`TarReader::next_entry`] said `None`.
+    pub(crate) fn finish(self) -> Result<StreamSummary, ImageError> {
+        let current = self.current;
+        self.stream.finish().map_err(|error| stream_error(error, &current))
     }
 }
 

@@ -22,7 +22,7 @@ use sys::beneath::{self, BeneathError};
 
 use crate::digest::Digest;
 use crate::error::{EntryFault, ImageError, LimitFault};
-use crate::stream::{LayerStream, Limits};
+use crate::stream::{ArchiveSource, LayerStream, Limits};
 use crate::tar_reader::{Entry, Kind, TarReader, os_string, stream_error};
 
 mod name;
@@ -175,7 +175,11 @@ struct Unpacker<'a> {
 }
 
 impl Unpacker<'_> {
-    fn entry<R: Read>(&mut self, archive: &mut TarReader<R>, entry: &Entry) -> Result<(), Failure> {
+    fn entry<S: ArchiveSource>(
+        &mut self,
+        archive: &mut TarReader<S>,
+        entry: &Entry,
+    ) -> Result<(), Failure> {
         let path = EntryPath::parse(&entry.path, &self.options.limits)?;
         match path.action()? {
             Action::Make if path.is_root() => self.root(entry),
@@ -208,9 +212,9 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    fn make<R: Read>(
+    fn make<S: ArchiveSource>(
         &mut self,
-        archive: &mut TarReader<R>,
+        archive: &mut TarReader<S>,
         entry: &Entry,
         path: &EntryPath,
     ) -> Result<(), Failure> {
@@ -244,9 +248,9 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    fn regular<R: Read>(
+    fn regular<S: ArchiveSource>(
         &mut self,
-        archive: &mut TarReader<R>,
+        archive: &mut TarReader<S>,
         entry: &Entry,
         path: &EntryPath,
     ) -> Result<(), Failure> {
