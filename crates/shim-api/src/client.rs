@@ -178,7 +178,7 @@ impl ShimClient {
 impl Connection {
     async fn greet(&self) -> Result<(), ClientError> {
         let release = env!("CARGO_PKG_VERSION").to_owned();
-        let hello = v1::Hello { version: PROTOCOL_VERSION, release };
+        let hello = v1::Hello { version: PROTOCOL_VERSION, release, ..v1::Hello::default() };
         self.send(to_shim::Message::Hello(hello), &[]).await?;
         match self.receive().await? {
             Some((to_daemon::Message::Hello(hello), _)) if hello.version == PROTOCOL_VERSION => {

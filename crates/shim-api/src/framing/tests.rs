@@ -15,7 +15,11 @@ fn pair() -> (OwnedFd, OwnedFd) {
 
 fn hello() -> ToShim {
     ToShim {
-        message: Some(ToShimMessage::Hello(Hello { version: 1, release: "0.1.0".to_owned() })),
+        message: Some(ToShimMessage::Hello(Hello {
+            version: 1,
+            release: "0.1.0".to_owned(),
+            pid: 7,
+        })),
     }
 }
 
