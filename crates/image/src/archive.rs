@@ -14,7 +14,7 @@ use sys::beneath::{self, BeneathError, Resolve};
 
 use crate::error::{ImageError, LimitFault};
 use crate::stream::{ArchiveSource, LayerStream, Limits, StreamError, is_compressed};
-use crate::tar_reader::{Kind, TarReader, stream_error};
+use crate::tar_reader::{Kind, TarReader, printable, stream_error};
 
 /// An image source has a handful of files per layer.
 const MAX_MEMBERS: u64 = 100_000;
@@ -158,8 +158,7 @@ fn index(file: &File) -> Result<HashMap<String, Member>, ImageError> {
         if entries > MAX_MEMBERS {
             return Err(reader.exceeded(LimitFault::Entries));
         }
-        let malformed =
-            || ImageError::MalformedSource { name: String::from_utf8_lossy(&entry.path).into() };
+        let malformed = || ImageError::MalformedSource { name: printable(&entry.path) };
         let path = std::str::from_utf8(&entry.path).or(Err(malformed()))?;
         let link = std::str::from_utf8(&entry.link).or(Err(malformed()))?;
         let member = match entry.kind {
@@ -229,7 +228,8 @@ struct FileSource<'a> {
 impl<'a> FileSource<'a> {
     fn new(mut file: &'a File) -> io::Result<Self> {
         let length = file.seek(SeekFrom::End(0))?;
-        let limits = Limits { bytes: length, ..Limits::default() };
+        // The file's end is the limit; `skip` watches it.
+        let limits = Limits { bytes: u64::MAX, ..Limits::default() };
         Ok(Self { file, position: 0, length, limits })
     }
 }

@@ -246,8 +246,14 @@ impl Store {
         Ok([self.images.modified()?, self.layers.modified()?])
     }
 
-    /// Reads all records.
+    /// Reads all records, at a moment when nobody changes them. The caller holds no lock.
     fn reload(&self) -> Result<Arc<State>, ImageError> {
+        let _lock = self.root.lock()?;
+        self.reload_locked()
+    }
+
+    /// Reads all records while the caller holds the lock.
+    fn reload_locked(&self) -> Result<Arc<State>, ImageError> {
         let stamp = self.stamp()?;
         let newest = stamp.iter().max().copied().unwrap_or(SystemTime::UNIX_EPOCH);
         let settled =

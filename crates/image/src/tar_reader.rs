@@ -139,7 +139,7 @@ impl<S: ArchiveSource> TarReader<S> {
         let link = one_of(extensions.link, pax.link.clone());
         let path_bytes = path.as_ref().ok().and_then(Clone::clone);
         let path_bytes = path_bytes.unwrap_or_else(|| header.path_bytes().into_owned());
-        self.current = String::from_utf8_lossy(&path_bytes).into_owned();
+        self.current = printable(&path_bytes);
         let ambiguous = |fault| self.refused(fault);
         path.map_err(ambiguous)?;
         let link = link.map_err(ambiguous)?;
@@ -327,6 +327,16 @@ pub(crate) fn stream_error(error: StreamError, current: &str) -> ImageError {
     match error {
         StreamError::Read(source) => ImageError::LayerRead { source },
         StreamError::Limit(source) => ImageError::Limit { path: current.to_owned(), source },
+    }
+}
+
+/// An entry's name for an error's text, whatever its length and bytes.
+pub(crate) fn printable(path: &[u8]) -> String {
+    const MAX_CHARS: usize = 200;
+    let text = String::from_utf8_lossy(path);
+    match text.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into_owned(),
     }
 }
 

@@ -23,7 +23,7 @@ use sys::beneath::{self, BeneathError};
 use crate::digest::Digest;
 use crate::error::{EntryFault, ImageError, LimitFault};
 use crate::stream::{ArchiveSource, LayerStream, Limits};
-use crate::tar_reader::{Entry, Kind, TarReader, os_string, stream_error};
+use crate::tar_reader::{Entry, Kind, TarReader, os_string, printable, stream_error};
 
 mod name;
 mod tree;
@@ -110,8 +110,9 @@ pub fn unpack_layer(
         if entries > options.limits.entries {
             return Err(archive.exceeded(LimitFault::Entries));
         }
-        let name = String::from_utf8_lossy(&entry.path).into_owned();
-        unpacker.entry(&mut archive, &entry).map_err(|failure| failure.at(name))?;
+        unpacker
+            .entry(&mut archive, &entry)
+            .map_err(|failure| failure.at(printable(&entry.path)))?;
     }
     unpacker.tree.finish().map_err(|failure| failure.at("directories".to_owned()))?;
     let summary = archive.finish()?;

@@ -196,7 +196,11 @@ impl Directory {
             if !entry.name.to_str().is_some_and(is_temporary) {
                 continue;
             }
-            let fd = beneath::open_dir(&self.fd, &entry.name)?;
+            let fd = match beneath::open_dir(&self.fd, &entry.name) {
+                // Trees are deleted without the store's lock.
+                Err(BeneathError { source: Errno::ENOENT, .. }) => continue,
+                result => result?,
+            };
             if let Ok(lock) = Flock::lock(fd, FlockArg::LockExclusiveNonblock) {
                 claimed.push(Claimed { name: entry.name, _lock: lock });
             }

@@ -177,7 +177,7 @@ impl Store {
         found: &FoundImage,
         diff_ids: &[Digest],
     ) -> Result<Image, ImageError> {
-        let lock = self.root.lock()?;
+        let _lock = self.root.lock()?;
         let state = self.read_state()?;
         if let Some(diff_id) = diff_ids.iter().find(|layer| !state.layers.contains_key(layer)) {
             return Err(ImageError::LayerVanished { diff_id: *diff_id });
@@ -202,8 +202,7 @@ impl Store {
                 rest.write(&self.images)?;
             }
         }
-        drop(lock);
-        let state = self.reload()?;
+        let state = self.reload_locked()?;
         let image = state.images.get(&id).map(|(_, image)| image.clone());
         image.ok_or_else(|| ImageError::Missing { name: id.to_string() })
     }
