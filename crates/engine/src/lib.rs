@@ -1,1 +1,72 @@
-//! Placeholder.
+//! Pods and containers: what the daemon does, apart from how it is asked.
+//!
+//! The engine keeps sandboxes and containers in memory, writes a record of each, and has shims do the rest. A living
+//! shim is the truth about its pod; records find it and say what was asked.
+//!
+//! One call goes one way: [`Engine`]'s methods (`sandboxes`, `containers`, `exec`, `images`) check the state, write
+//! the record and call the shim; what a shim reports comes back through `notices`. `recovery` does the same from
+//! records when the daemon starts. No lock is held while another pod's shim or disk is waited for.
+//!
+//! Never: gRPC, protobuf of the CRI, libcontainer.
+#![forbid(unsafe_code)]
+
+mod bundle;
+mod cgroups;
+mod clock;
+mod config;
+mod containers;
+mod error;
+mod exec;
+mod image_users;
+mod images;
+mod keys;
+mod notices;
+mod objects;
+mod places;
+mod pod_files;
+mod records;
+mod recovery;
+mod sandboxes;
+mod shims;
+mod status;
+mod stop;
+mod views;
+
+use std::sync::Arc;
+
+pub use config::{EngineConfig, HostCgroups, HostFacts};
+pub use error::EngineError;
+pub use image::{FsUsage, Image};
+pub use status::{Condition, EngineStatus};
+pub use views::{ContainerView, ExecOutput, SandboxClaim, SandboxView};
+
+use cgroups::Cgroups;
+use clock::Clock;
+use image_users::ImageUsers;
+use keys::Keys;
+use model::{ContainerId, ContainerKey, SandboxId, SandboxKey};
+use objects::Registry;
+use places::Places;
+use shims::ShimProgram;
+
+/// Handle to the daemon's state; clones share it.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    places: Places,
+    host: HostFacts,
+    cgroups: Option<Cgroups>,
+    shim_program: ShimProgram,
+    images: Arc<image::Store>,
+    image_users: ImageUsers,
+    clock: Clock,
+    registry: Registry,
+    sandbox_keys: Keys<SandboxKey, SandboxId>,
+    container_keys: Keys<ContainerKey, ContainerId>,
+    /// What could not be read at start, for [`Engine::status`].
+    quarantined: std::sync::Mutex<Vec<String>>,
+}

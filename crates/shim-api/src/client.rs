@@ -101,6 +101,7 @@ pub struct Answer {
 #[derive(Clone, Debug)]
 pub struct ShimClient {
     connection: Arc<Connection>,
+    pid: i32,
 }
 
 #[derive(Debug)]
@@ -134,7 +135,7 @@ impl ShimClient {
             next_id: AtomicU64::new(1),
             waiting: Mutex::new(Some(HashMap::new())),
         });
-        tokio::time::timeout(HELLO_TIMEOUT, connection.greet())
+        let pid = tokio::time::timeout(HELLO_TIMEOUT, connection.greet())
             .await
             .map_err(|_elapsed| ClientError::Silent { seconds: HELLO_TIMEOUT.as_secs() })??;
         let (notices, receiver) = mpsc::unbounded_channel();
@@ -143,16 +144,13 @@ impl ShimClient {
             while reader.read_one(&notices).await {}
             reader.close();
         });
-        Ok((Self { connection }, receiver))
+        Ok((Self { connection, pid }, receiver))
     }
 
-    /// The shim's process, in the caller's PID namespace.
-    ///
-    /// # Errors
-    /// As `getsockopt(2)`.
-    pub fn pid(&self) -> Result<i32, ClientError> {
-        let peer = seqpacket::peer(&self.connection.socket).map_err(io::Error::from);
-        Ok(peer.map_err(ClientError::Watch)?.pid())
+    /// The shim's process, in its own PID namespace, which is the daemon's.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid
     }
 
     /// Asks the shim to do `call`, with `fds` beside it, and waits for the reply.
@@ -176,13 +174,14 @@ impl ShimClient {
 }
 
 impl Connection {
-    async fn greet(&self) -> Result<(), ClientError> {
+    /// Exchanges Hello; returns the shim's pid.
+    async fn greet(&self) -> Result<i32, ClientError> {
         let release = env!("CARGO_PKG_VERSION").to_owned();
         let hello = v1::Hello { version: PROTOCOL_VERSION, release, ..v1::Hello::default() };
         self.send(to_shim::Message::Hello(hello), &[]).await?;
         match self.receive().await? {
             Some((to_daemon::Message::Hello(hello), _)) if hello.version == PROTOCOL_VERSION => {
-                Ok(())
+                Ok(hello.pid)
             }
             Some((to_daemon::Message::Hello(hello), _)) => {
                 Err(ClientError::Version { theirs: hello.version })

@@ -1,0 +1,53 @@
+//! What the engine is told when it is made.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use crate::Condition;
+
+/// Where the engine works, and on what kind of host.
+#[derive(Debug)]
+pub struct EngineConfig {
+    /// Survives a reboot; absolute, 0700.
+    pub data_dir: PathBuf,
+    /// Gone at reboot; absolute, 0700.
+    pub runtime_dir: PathBuf,
+    /// The `usnea-shim` binary.
+    pub shim_program: PathBuf,
+    /// The host.
+    pub host: HostFacts,
+}
+
+/// What the node offers.
+#[derive(Clone, Debug)]
+pub struct HostFacts {
+    /// How many user ids are mapped, from 0; 1 in single-id mode.
+    pub mapped_uids: u32,
+    /// How many group ids are mapped, from 0.
+    pub mapped_gids: u32,
+    /// cgroups.
+    pub cgroups: HostCgroups,
+    /// The daemon's own network namespace is not the node's: pods that use the node's network get the host's, whose
+    /// sysfs cannot be mounted.
+    pub network_is_hosts: bool,
+    /// Conditions that the node itself reports, beside the engine's own.
+    pub conditions: Vec<Condition>,
+    /// JSON by topic, shown by a verbose `Status`.
+    pub info: BTreeMap<String, String>,
+}
+
+/// What the node has of the cgroup tree.
+#[derive(Clone, Debug)]
+pub enum HostCgroups {
+    /// A part of it is ours.
+    Delegated {
+        /// Where it is mounted in the node; its root is the delegated cgroup.
+        root: PathBuf,
+        /// Such as `cpu` and `memory`.
+        controllers: Vec<String>,
+    },
+    /// Nothing is.
+    Missing {
+        /// Why, and the way out.
+        reason: String,
+    },
+}

@@ -1,0 +1,110 @@
+//! Why the engine refused or failed.
+
+use model::{ContainerId, InvalidField, LookupError, SandboxId};
+use shim_api::{client::ClientError, v1::failure::Kind};
+use thiserror::Error;
+
+/// Why the engine refused or failed. The server's match over it decides the gRPC code.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// A field cannot be accepted. `InvalidArgument`.
+    #[error(transparent)]
+    Invalid(#[from] InvalidField),
+    /// No or no single object has this id. `NotFound` or `InvalidArgument`.
+    #[error("{kind}")]
+    Lookup {
+        /// `pod sandbox` or `container`.
+        kind: &'static str,
+        /// Which, and why not.
+        #[source]
+        source: LookupError,
+    },
+    /// No image has this name. `NotFound`.
+    #[error("image {reference:?} not found; import it with `usnea image import`")]
+    ImageNotFound {
+        /// As the request names it.
+        reference: String,
+    },
+    /// The key is held by another object with another configuration. `AlreadyExists`.
+    #[error("{key} exists already: {id}")]
+    AlreadyExists {
+        /// The key, for people.
+        key: String,
+        /// The holder.
+        id: String,
+    },
+    /// The object is not in a state for this. `FailedPrecondition`.
+    #[error("{operation} {id}: it is {state}")]
+    WrongState {
+        /// Such as `start container`.
+        operation: &'static str,
+        /// Which.
+        id: String,
+        /// What it is.
+        state: &'static str,
+    },
+    /// The host or the request's files lack something. `FailedPrecondition`.
+    #[error("{what}")]
+    Precondition {
+        /// What is missing, and the way out.
+        what: String,
+    },
+    /// A container's program could not be executed. `FailedPrecondition`.
+    #[error("start container {id}: {message}")]
+    CannotRun {
+        /// Which.
+        id: ContainerId,
+        /// From the kernel.
+        message: String,
+    },
+    /// The caller's time is over. `DeadlineExceeded`.
+    #[error("{operation} took longer than {seconds} s")]
+    DeadlineExceeded {
+        /// Such as `exec in container …`.
+        operation: String,
+        /// The limit.
+        seconds: u64,
+    },
+    /// The shim of a pod does not answer. `Unavailable`.
+    #[error("shim of pod sandbox {id}")]
+    Shim {
+        /// Which pod.
+        id: SandboxId,
+        /// Why.
+        #[source]
+        source: ClientError,
+    },
+    /// Another call for the same object, which this one joined, failed. The code of that failure.
+    #[error(transparent)]
+    Shared(std::sync::Arc<EngineError>),
+    /// A bug, or a disk that fails. `Internal`.
+    #[error("{operation}")]
+    Internal {
+        /// What was being done.
+        operation: String,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Wraps what should not happen.
+pub(crate) fn internal(
+    operation: impl Into<String>,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> EngineError {
+    EngineError::Internal { operation: operation.into(), source: source.into() }
+}
+
+/// What a shim's answer means to the caller.
+pub(crate) fn shim_failure(id: &SandboxId, error: ClientError) -> EngineError {
+    match error {
+        ClientError::Failed { kind: Kind::Refused, message } => {
+            EngineError::Precondition { what: message }
+        }
+        ClientError::Failed { kind: Kind::WrongState, message } => {
+            EngineError::Precondition { what: message }
+        }
+        source => EngineError::Shim { id: id.clone(), source },
+    }
+}

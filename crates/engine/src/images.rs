@@ -1,0 +1,87 @@
+//! Images, as far as pods and clients need them.
+
+use std::{collections::HashSet, sync::Arc};
+
+use image::{Digest, FsUsage, Image, ImageError};
+use model::InvalidField;
+
+use crate::{Engine, EngineError, Inner, error::internal, sandboxes::blocking};
+
+impl Engine {
+    /// All images.
+    #[must_use]
+    pub fn images(&self) -> Vec<Image> {
+        self.inner.images.list()
+    }
+
+    /// The image that `reference` names: id, prefix of an id, tag or digest.
+    ///
+    /// # Errors
+    /// [`EngineError::Invalid`] for what is no reference or an ambiguous one.
+    pub fn image(&self, reference: &str) -> Result<Option<Image>, EngineError> {
+        self.inner.find_image(reference)
+    }
+
+    /// Removes the image that `reference` names with all its tags; layers that containers use stay until the next
+    /// removal. An unknown image is removed already.
+    ///
+    /// CRI `RemoveImage`.
+    ///
+    /// # Errors
+    /// [`EngineError::Internal`] when the disk fails.
+    pub async fn remove_image(&self, reference: &str) -> Result<(), EngineError> {
+        let inner = Arc::clone(&self.inner);
+        let reference = reference.to_owned();
+        blocking(move || {
+            let in_use = inner.layers_in_use();
+            let removed = inner
+                .images
+                .remove(&reference, &in_use)
+                .map_err(|source| image_failure("remove the image", &reference, source))?;
+            if let Some(image) = removed {
+                inner.image_users.forget(&image.id.to_string());
+                tracing::info!(image_ref = %image.id, "image removed");
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Bytes and inodes that images take.
+    ///
+    /// # Errors
+    /// [`EngineError::Internal`] when the disk fails.
+    pub async fn image_usage(&self) -> Result<FsUsage, EngineError> {
+        let inner = Arc::clone(&self.inner);
+        blocking(move || inner.images.usage().map_err(|e| internal("measure the images", e))).await
+    }
+}
+
+impl Inner {
+    pub(crate) fn find_image(&self, reference: &str) -> Result<Option<Image>, EngineError> {
+        self.images
+            .find(reference)
+            .map_err(|source| image_failure("find the image", reference, source))
+    }
+
+    /// Diff-ids of the layers that containers are made of.
+    fn layers_in_use(&self) -> HashSet<Digest> {
+        let containers = self.registry.all_containers();
+        let ids = containers.iter().flat_map(|c| c.record().image.diff_ids.clone());
+        ids.filter_map(|id| id.parse().ok()).collect()
+    }
+}
+
+/// What clients can mend is theirs; a failing disk is ours.
+fn image_failure(operation: &'static str, reference: &str, error: ImageError) -> EngineError {
+    match error {
+        ImageError::InvalidReference { .. }
+        | ImageError::InvalidDigest { .. }
+        | ImageError::AmbiguousId { .. } => {
+            let reason = std::error::Error::source(&error)
+                .map_or_else(|| error.to_string(), ToString::to_string);
+            InvalidField::new("image", reference, reason).into()
+        }
+        error => internal(operation, error),
+    }
+}
