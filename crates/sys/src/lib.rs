@@ -17,3 +17,4 @@ pub mod pidfd;
 pub mod process;
 pub mod seqpacket;
 pub mod spawn;
+pub mod wait;
