@@ -1,0 +1,181 @@
+//! A container's standard streams: pipes, and the log behind them.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, open},
+    sys::stat::Mode,
+    unistd::{Gid, Uid, fchown, pipe2, read},
+};
+
+use crate::{
+    error::ShimError,
+    log::{Splitter, Stream},
+    log_file::LogFile,
+};
+
+/// The ends that a container's process gets as its standard streams.
+#[derive(Debug)]
+pub(crate) struct ContainerEnds {
+    pub(crate) stdin: OwnedFd,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+/// The ends that the shim keeps.
+#[derive(Debug, Default)]
+pub(crate) struct ShimEnds {
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+}
+
+/// Makes the streams: a pipe for input if `stdin`, pipes for output if `logged`, else `/dev/null`.
+///
+/// The pipes belong to the container's user, who may then open `/dev/stdout` by its name.
+pub(crate) fn make_streams(
+    stdin: bool,
+    logged: bool,
+    owner: (Uid, Gid),
+) -> Result<(ContainerEnds, ShimEnds), ShimError> {
+    make(stdin, logged, owner).map_err(ShimError::MakeStreams)
+}
+
+fn make(stdin: bool, logged: bool, owner: (Uid, Gid)) -> Result<(ContainerEnds, ShimEnds), Errno> {
+    let mut ours = ShimEnds::default();
+    let stdin = if stdin {
+        let (read, write) = owned_pipe(owner)?;
+        ours.stdin = Some(write);
+        read
+    } else {
+        null(OFlag::O_RDONLY)?
+    };
+    if !logged {
+        let (stdout, stderr) = (null(OFlag::O_WRONLY)?, null(OFlag::O_WRONLY)?);
+        return Ok((ContainerEnds { stdin, stdout, stderr }, ours));
+    }
+    let (stdout_read, stdout) = owned_pipe(owner)?;
+    let (stderr_read, stderr) = owned_pipe(owner)?;
+    sys::fd::set_nonblocking(&stdout_read, true)?;
+    sys::fd::set_nonblocking(&stderr_read, true)?;
+    ours.stdout = Some(stdout_read);
+    ours.stderr = Some(stderr_read);
+    Ok((ContainerEnds { stdin, stdout, stderr }, ours))
+}
+
+fn null(access: OFlag) -> Result<OwnedFd, Errno> {
+    open("/dev/null", access | OFlag::O_CLOEXEC, Mode::empty())
+}
+
+fn owned_pipe((uid, gid): (Uid, Gid)) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+    fchown(&write, Some(uid), Some(gid))?;
+    Ok((read, write))
+}
+
+/// What came of reading a stream once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// There may be more.
+    Open,
+    /// Every process that could write has closed it.
+    Ended,
+}
+
+/// The way from a container's pipes to its log.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    #[expect(
+        dead_code,
+        reason = "held open, so that the container's reads wait instead of ending"
+    )]
+    stdin: Option<OwnedFd>,
+    stdout: Source,
+    stderr: Source,
+    log: Option<LogFile>,
+    /// Of the log that was closed.
+    dropped_records: u64,
+}
+
+#[derive(Debug, Default)]
+struct Source {
+    /// `None` once the stream has ended.
+    pipe: Option<OwnedFd>,
+    lines: Splitter,
+}
+
+impl Output {
+    pub(crate) fn new(ends: ShimEnds, log: Option<LogFile>) -> Self {
+        let source = |pipe| Source { pipe, lines: Splitter::default() };
+        Self {
+            stdin: ends.stdin,
+            stdout: source(ends.stdout),
+            stderr: source(ends.stderr),
+            log,
+            dropped_records: 0,
+        }
+    }
+
+    /// The pipes that are still open.
+    pub(crate) fn pipes(&self) -> impl Iterator<Item = (Stream, BorrowedFd<'_>)> {
+        [(Stream::Stdout, &self.stdout), (Stream::Stderr, &self.stderr)]
+            .into_iter()
+            .filter_map(|(stream, source)| Some((stream, source.pipe.as_ref()?.as_fd())))
+    }
+
+    pub(crate) fn log_mut(&mut self) -> Option<&mut LogFile> {
+        self.log.as_mut()
+    }
+
+    /// See [`LogFile::dropped_records`].
+    pub(crate) fn dropped_records(&self) -> u64 {
+        self.log.as_ref().map_or(self.dropped_records, LogFile::dropped_records)
+    }
+
+    /// Moves at most one `buffer` of output from `stream` to the log, so that no container keeps the shim to itself.
+    pub(crate) fn forward(&mut self, stream: Stream, buffer: &mut [u8]) -> Progress {
+        let source = match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        };
+        let Some(pipe) = &source.pipe else { return Progress::Ended };
+        let length = match read(pipe, buffer) {
+            Err(Errno::EAGAIN | Errno::EINTR) => return Progress::Open,
+            // A pipe has no other errors that reading again would repair.
+            Err(_) | Ok(0) => return Progress::Ended,
+            Ok(length) => length,
+        };
+        let log = &mut self.log;
+        source.lines.push(&buffer[..length], |tag, text| {
+            if let Some(log) = log {
+                log.write(stream, tag, text);
+            }
+        });
+        Progress::Open
+    }
+
+    /// Gives up the pipe of a stream that has ended.
+    pub(crate) fn take_pipe(&mut self, stream: Stream) -> Option<OwnedFd> {
+        match stream {
+            Stream::Stdout => self.stdout.pipe.take(),
+            Stream::Stderr => self.stderr.pipe.take(),
+        }
+    }
+
+    /// Writes what is left of unfinished lines and closes everything.
+    pub(crate) fn finish(&mut self) {
+        let mut log = self.log.take();
+        for (stream, source) in
+            [(Stream::Stdout, &mut self.stdout), (Stream::Stderr, &mut self.stderr)]
+        {
+            source.lines.finish(|tag, text| {
+                if let Some(log) = &mut log {
+                    log.write(stream, tag, text);
+                }
+            });
+        }
+        *self =
+            Self { dropped_records: log.map_or(0, |log| log.dropped_records()), ..Self::default() };
+    }
+}
