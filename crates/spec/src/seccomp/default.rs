@@ -25,6 +25,7 @@ use calls::{ALLOWED, GATED, REFUSED};
 
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
+const EAFNOSUPPORT: u32 = 97;
 
 /// Ordinary Linux, 32-bit Linux, either with a version number that begins with 2.6, and the question which it is.
 /// Others bring back bugs of old systems or switch address space randomization off.
@@ -37,7 +38,9 @@ const CLONE_NEWCGROUP: u64 = 0x0200_0000;
 
 /// Address families that can be had: Unix, IPv4, IPv6, netlink, and packet, which needs `CAP_NET_RAW`. Each of the
 /// others is a kernel module that a mere `socket(2)` would load, such as `AF_ALG` and `AF_VSOCK`.
-const FAMILIES: [u64; 5] = [1, 2, 10, 16, 17];
+const FAMILIES: [u64; 5] = [AF_UNIX, 2, 10, 16, AF_PACKET];
+/// The highest of them.
+const AF_PACKET: u64 = 17;
 /// IPsec's key management.
 const AF_KEY: u64 = 15;
 const AF_UNIX: u64 = 1;
@@ -78,6 +81,9 @@ fn sockets(net_admin: bool) -> Vec<LinuxSyscall> {
     let families = FAMILIES.into_iter().chain(net_admin.then_some(AF_KEY));
     let mut rules = vec![refuse("socketcall", None)];
     rules.extend(families.map(|family| allow("socket", Some(equal(family)))));
+    let higher = argument(0, LinuxSeccompOperator::ScmpCmpGt, AF_PACKET, None);
+    let (action, errno) = (LinuxSeccompAction::ScmpActErrno, Some(EAFNOSUPPORT));
+    rules.push(rule("socket", action, errno, Some(higher)));
     rules.push(allow("socketpair", Some(equal(AF_UNIX))));
     rules
 }

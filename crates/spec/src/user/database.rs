@@ -1,4 +1,6 @@
 //! `passwd(5)` and `group(5)`, read strictly: a line that is not well-formed is skipped.
+//!
+//! A line is split into one field more than it may have, and no further, whatever it holds.
 
 /// Content of a `passwd(5)`.
 #[derive(Clone, Copy)]
@@ -32,7 +34,7 @@ impl<'a> PasswdFile<'a> {
 
     pub(super) fn entries(self) -> impl Iterator<Item = PasswdEntry<'a>> {
         self.0.lines().filter_map(|line| {
-            let fields: Vec<&str> = line.split(':').collect();
+            let fields: Vec<&str> = line.splitn(8, ':').collect();
             let &[name, _password, uid, gid, _gecos, home, _shell] = fields.as_slice() else {
                 return None;
             };
@@ -49,7 +51,7 @@ impl<'a> GroupFile<'a> {
 
     pub(super) fn entries(self) -> impl Iterator<Item = GroupEntry<'a>> {
         self.0.lines().filter_map(|line| {
-            let fields: Vec<&str> = line.split(':').collect();
+            let fields: Vec<&str> = line.splitn(5, ':').collect();
             let &[name, _password, gid, members] = fields.as_slice() else {
                 return None;
             };

@@ -16,6 +16,7 @@ fn errno(filter: &LinuxSeccomp, name: &str, argument: u64) -> u32 {
         O::ScmpCmpEq => argument == arg.value(),
         O::ScmpCmpLt => argument < arg.value(),
         O::ScmpCmpGe => argument >= arg.value(),
+        O::ScmpCmpGt => argument > arg.value(),
         other => panic!("{other:?} is not used"),
     };
     let rules = filter.syscalls().as_ref().expect("rules");
@@ -54,6 +55,7 @@ fn ways_to_more_kernel_are_refused_r40() {
     for family in [38, 40, 0, 3, 15, 21, 30, 44, u64::MAX] {
         assert_ne!(errno(&filter, "socket", family), 0, "{family}");
     }
+    assert_eq!(errno(&filter, "socket", 38), EAFNOSUPPORT, "AF_ALG");
     assert_eq!(errno(&filter, "socketcall", 1), EPERM);
     assert_ne!(errno(&filter, "personality", 0x40_0000), 0);
 }
