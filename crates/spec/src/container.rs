@@ -4,11 +4,11 @@ use std::{collections::BTreeSet, path::PathBuf};
 
 use model::{Capability, ContainerPath, ContainerPid, ContainerSecurity};
 use oci_spec::runtime::{
-    Capabilities, Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp,
-    Process, Root, Spec, User,
+    Capabilities, Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceType, Process, Root,
+    Spec, User,
 };
 
-use crate::{Inputs, SpecError, command, mounts, seccomp};
+use crate::{Inputs, SpecError, command, mounts};
 
 /// Release of the OCI runtime specification that is written.
 const OCI_VERSION: &str = "1.2.0";
@@ -114,16 +114,11 @@ fn linux(inputs: &Inputs<'_>) -> Linux {
         .set_resources(None)
         // A path that cannot be made: the container stays in the cgroup that it is started in.
         .set_cgroups_path(Some(PathBuf::from(format!("/none/{}", inputs.container_id))))
-        .set_seccomp(filter(inputs))
+        .set_seccomp(inputs.seccomp.clone().filter(|_| !security.privileged))
         .set_rootfs_propagation(Some(mounts::root_propagation(inputs).to_owned()))
         .set_masked_paths(Some(paths(&security.masked_paths)))
         .set_readonly_paths(Some(paths(&security.readonly_paths)));
     linux
-}
-
-fn filter(inputs: &Inputs<'_>) -> Option<LinuxSeccomp> {
-    let filter = inputs.seccomp.as_ref().filter(|_| !inputs.config.security.privileged);
-    filter.map(seccomp::in_libcontainers_order)
 }
 
 fn namespaces(inputs: &Inputs<'_>) -> Vec<LinuxNamespace> {
