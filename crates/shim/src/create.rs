@@ -4,6 +4,8 @@
 
 use std::{
     ffi::CString,
+    fs::File,
+    io::{self, Seek},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -84,7 +86,7 @@ impl Creation<'_> {
         let paths = self.paths(&spec)?;
         made.cgroup = self.make_cgroup()?;
         let owner = bundle::user(bundle, &spec)?;
-        let (theirs, ours) = make_streams(request.stdin, paths.log.is_some(), owner)?;
+        let (theirs, ours) = make_streams(request.stdin, owner)?;
 
         made.rootfs = Some(paths.rootfs.clone());
         let plan = self.plan(&spec, &paths)?;
@@ -153,9 +155,7 @@ impl Creation<'_> {
                 work_dir: rootfs.work_dir.clone().into(),
             },
         };
-        serde_json::to_vec(&plan)
-            .map_err(std::io::Error::from)
-            .and_then(|json| memfd::sealed_copy(c"usnea-plan", json.as_slice()))
+        write_plan(&plan)
             .map_err(|source| ShimError::WritePlan { id: request.container_id.clone(), source })
     }
 
@@ -242,6 +242,14 @@ impl Creation<'_> {
             error.report();
         }
     }
+}
+
+fn write_plan(plan: &Plan) -> io::Result<OwnedFd> {
+    let json = serde_json::to_vec(plan)?;
+    let mut file = File::from(memfd::sealed_copy(c"usnea-plan", json.as_slice())?);
+    // The helper shares the offset, which is at the end.
+    file.rewind()?;
+    Ok(file.into())
 }
 
 /// Waits until the helper reports. Not until the end of its report: the waiting init holds what the helper held.

@@ -113,7 +113,7 @@ pub(crate) enum ShimError {
     HelperIsSilent { milliseconds: u16 },
     #[error("the helper ended without a report")]
     HelperEnded,
-    #[error("create container {id:?}")]
+    #[error("create container {id:?}: {message}")]
     CreateRefused { id: String, message: String },
     #[error("create container {id:?}: {message}")]
     CreateFailed { id: String, message: String },
@@ -121,8 +121,8 @@ pub(crate) enum ShimError {
     InitEnded { pid: i32, source: Errno },
     #[error("remove {}", path.display())]
     RemoveSeccompProgram { path: PathBuf, source: io::Error },
-    #[error("runtime")]
-    Runtime(#[source] RuntimeError),
+    #[error(transparent)]
+    Runtime(RuntimeError),
     #[error("start container {id:?}: {message}")]
     CannotRun { id: String, message: String },
 
@@ -178,7 +178,8 @@ impl ShimError {
             | Self::WriteCgroup { .. }
             | Self::OpenLog { .. }
             | Self::LogIsNoFile { .. }
-            | Self::CreateRefused { .. } => Kind::Refused,
+            | Self::CreateRefused { .. }
+            | Self::Runtime(RuntimeError::Refused(_)) => Kind::Refused,
 
             Self::CannotRun { .. } => Kind::CannotRun,
 

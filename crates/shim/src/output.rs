@@ -31,30 +31,26 @@ pub(crate) struct ShimEnds {
     stderr: Option<OwnedFd>,
 }
 
-/// Makes the streams: a pipe for input if `stdin`, pipes for output if `logged`, else `/dev/null`.
+/// Makes the streams: pipes for output and, if `stdin`, for input, which is `/dev/null` else.
 ///
-/// The pipes belong to the container's user, who may then open `/dev/stdout` by its name.
+/// The pipes belong to the container's user, who may then open `/dev/stdout` by its name. Output that nobody wants is
+/// read, too: libcontainer opens a `/dev/null` among the output streams anew, and read-only.
 pub(crate) fn make_streams(
     stdin: bool,
-    logged: bool,
     owner: (Uid, Gid),
 ) -> Result<(ContainerEnds, ShimEnds), ShimError> {
-    make(stdin, logged, owner).map_err(ShimError::MakeStreams)
+    make(stdin, owner).map_err(ShimError::MakeStreams)
 }
 
-fn make(stdin: bool, logged: bool, owner: (Uid, Gid)) -> Result<(ContainerEnds, ShimEnds), Errno> {
+fn make(stdin: bool, owner: (Uid, Gid)) -> Result<(ContainerEnds, ShimEnds), Errno> {
     let mut ours = ShimEnds::default();
     let stdin = if stdin {
         let (read, write) = owned_pipe(owner)?;
         ours.stdin = Some(write);
         read
     } else {
-        null(OFlag::O_RDONLY)?
+        open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?
     };
-    if !logged {
-        let (stdout, stderr) = (null(OFlag::O_WRONLY)?, null(OFlag::O_WRONLY)?);
-        return Ok((ContainerEnds { stdin, stdout, stderr }, ours));
-    }
     let (stdout_read, stdout) = owned_pipe(owner)?;
     let (stderr_read, stderr) = owned_pipe(owner)?;
     sys::fd::set_nonblocking(&stdout_read, true)?;
@@ -62,10 +58,6 @@ fn make(stdin: bool, logged: bool, owner: (Uid, Gid)) -> Result<(ContainerEnds, 
     ours.stdout = Some(stdout_read);
     ours.stderr = Some(stderr_read);
     Ok((ContainerEnds { stdin, stdout, stderr }, ours))
-}
-
-fn null(access: OFlag) -> Result<OwnedFd, Errno> {
-    open("/dev/null", access | OFlag::O_CLOEXEC, Mode::empty())
 }
 
 fn owned_pipe((uid, gid): (Uid, Gid)) -> Result<(OwnedFd, OwnedFd), Errno> {

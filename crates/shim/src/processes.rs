@@ -107,14 +107,18 @@ mod tests {
         let script = "sleep 60 & sleep 60 & wait";
         let mut leader = Command::new("setsid").args(["sh", "-c", script]).spawn().expect("setsid");
         let pid = Pid::from_raw(i32::try_from(leader.id()).expect("pid"));
-        let members =
-            || all().filter(|p| stat(*p).is_some_and(|s| s.session == pid && s.alive)).count();
-        while members() < 3 {
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+        let is_member =
+            |pid: Pid, leader| stat(pid).is_some_and(|stat| stat.session == leader && stat.alive);
+        let members_are = |number| {
+            (0..1000).any(|_| {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+                all().filter(|member| is_member(*member, pid)).count() == number
+            })
+        };
+        assert!(members_are(3), "a shell and two sleepers");
         kill_session(pid);
         leader.wait().expect("wait");
-        assert_eq!(members(), 0);
+        assert!(members_are(0));
     }
 
     #[test]

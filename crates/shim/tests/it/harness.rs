@@ -12,6 +12,7 @@ use std::{
 
 use nix::{
     sys::{
+        signal::{Signal, kill},
         socket::{setsockopt, sockopt::ReceiveTimeout},
         time::TimeVal,
         wait::{WaitPidFlag, WaitStatus, waitpid},
@@ -36,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A reply and its descriptors.
 pub(crate) type Answer = Result<(reply::Result, Vec<OwnedFd>), Failure>;
 
-/// A running shim and a connection to it. Dropping it kills the shim, and with it what it has started.
+/// A running shim and a connection to it.
 pub(crate) struct Shim {
     pub(crate) pid: Pid,
     pub(crate) directory: tempfile::TempDir,
@@ -172,19 +173,27 @@ impl Shim {
     /// Runs a shell script in the pod's namespaces and returns what it prints.
     pub(crate) fn inside(&self, script: &str) -> String {
         let mut nsenter = Command::new("nsenter");
-        nsenter.args(["--target", &self.pid.to_string(), "--mount", "--uts", "--ipc", "--net"]);
-        if !Uid::effective().is_root() {
-            nsenter.args(["--user", "--preserve-credentials"]);
-        }
+        nsenter.args(["--target", &self.pid.to_string()]);
+        nsenter.args(["--user", "--preserve-credentials", "--mount", "--uts", "--ipc", "--net"]);
         let output = nsenter.args(["sh", "-c", script]).output().expect("nsenter");
         String::from_utf8(output.stdout).expect("UTF-8").trim_end().to_owned()
     }
 }
 
 impl Drop for Shim {
+    /// Stops the pod, so that a failed test leaves nothing either.
     fn drop(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
         if !self.has_exited {
-            nix::sys::signal::kill(self.pid, nix::sys::signal::Signal::SIGKILL).ok();
+            kill(self.pid, Signal::SIGTERM).ok();
+        }
+        while !self.has_exited && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+            self.has_exited =
+                waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) != Ok(WaitStatus::StillAlive);
+        }
+        if !self.has_exited {
+            kill(self.pid, Signal::SIGKILL).ok();
             waitpid(self.pid, None).ok();
         }
     }
@@ -201,11 +210,12 @@ fn connect(socket: &Path) -> OwnedFd {
     connection
 }
 
+/// In a user namespace, as on a node. An ordinary user can map itself alone, without further programs.
 fn unshare_flags() -> &'static [&'static str] {
     if Uid::effective().is_root() {
-        &["--mount"]
+        &["--user", "--mount", "--cgroup"]
     } else {
-        &["--user", "--map-root-user", "--mount"]
+        &["--user", "--mount", "--cgroup", "--map-root-user"]
     }
 }
 
@@ -218,9 +228,11 @@ fn can_unshare() -> Result<(), String> {
     }
 }
 
-/// By way of unshare(1), which becomes the shim: in a mount namespace with a cgroup file system where nodes have it.
+/// By way of unshare(1), which becomes the shim: with a cgroup file system where nodes have it.
 fn start_process(listener: &OwnedFd) -> Pid {
-    let script = "mount -t cgroup2 none /sys/fs/cgroup 2>/dev/null; exec \"$0\" pod test";
+    let script = "until test $(id -u) = 0; do sleep 0.01; done
+        mount -t cgroup2 none /sys/fs/cgroup
+        exec \"$0\" pod test";
     let program = env!("CARGO_BIN_EXE_usnea-shim");
     let arguments = [&["unshare"], unshare_flags(), &["sh", "-c", script, program]].concat();
     let argv: Vec<CString> =
@@ -236,7 +248,21 @@ fn start_process(listener: &OwnedFd) -> Pid {
         cgroup: None,
         new_session: true,
     });
-    child.expect("start the shim").pid
+    let pid = child.expect("start the shim").pid;
+    if Uid::effective().is_root() {
+        map_ids(pid);
+    }
+    pid
+}
+
+/// Maps what a node has: 65536 ids.
+fn map_ids(pid: Pid) {
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/user")).ok();
+    let own = namespace("self");
+    eventually("a user namespace", || namespace(&pid.to_string()) != own);
+    for file in ["uid_map", "gid_map"] {
+        std::fs::write(format!("/proc/{pid}/{file}"), "0 0 65536").expect(file);
+    }
 }
 
 /// Waits until `condition` holds, which it must within the tests' patience.

@@ -114,7 +114,7 @@ fn pause_dies_with_the_shim() {
     let Some(mut shim) = Shim::start() else { return };
     let (pod_up, _) = shim.set_up(request(&shim, true), &[]);
     assert!(lives(pod_up.pause_pid));
-    drop(shim);
+    kill(shim.pid, Signal::SIGKILL).unwrap();
     eventually("pause is gone", || !lives(pod_up.pause_pid));
 }
 
