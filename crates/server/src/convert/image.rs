@@ -1,0 +1,140 @@
+//! [`Image`] and [`FsUsage`] → their CRI messages.
+
+use std::collections::HashMap;
+
+use cri_api::v1 as cri;
+use engine::{FsUsage, Image};
+use model::{InvalidField, UnixNanos, parse_unix_id};
+
+use super::{check_handler, required};
+use crate::info::json;
+
+/// Reads which image a request means. `annotations` are hints, and those that the kubelet sends are the pod's.
+///
+/// # Errors
+/// When it names none, or another runtime's.
+pub(crate) fn reference(spec: Option<cri::ImageSpec>) -> Result<String, InvalidField> {
+    let spec = required("image", spec)?;
+    if spec.image.is_empty() {
+        return Err(InvalidField::new("image.image", "", "is required"));
+    }
+    check_handler("image.runtime_handler", &spec.runtime_handler)?;
+    Ok(spec.image)
+}
+
+/// Shows an image, in lists and statuses alike.
+pub(crate) fn to_cri(image: &Image) -> cri::Image {
+    let (uid, username) = user(&image.config.user);
+    let annotations = super::unsorted(&image.annotations);
+    let spec = cri::ImageSpec { image: image.id.to_string(), annotations, ..Default::default() };
+    cri::Image {
+        id: image.id.to_string(),
+        repo_tags: image.repo_tags.clone(),
+        repo_digests: image.repo_digests.clone(),
+        size: image.size_bytes,
+        uid,
+        username,
+        spec: Some(spec),
+        pinned: image.pinned,
+    }
+}
+
+/// Shows what only people ask for, as JSON by topic.
+pub(crate) fn info(image: &Image) -> HashMap<String, String> {
+    let diff_ids = image.diff_ids.iter().map(ToString::to_string).collect::<Vec<_>>();
+    HashMap::from([
+        ("created".to_owned(), json(&image.created)),
+        ("diffIds".to_owned(), json(&diff_ids)),
+        ("entrypoint".to_owned(), json(&image.config.entrypoint)),
+        ("cmd".to_owned(), json(&image.config.cmd)),
+        ("workingDir".to_owned(), json(&image.config.working_dir)),
+        ("labels".to_owned(), json(&image.config.labels)),
+    ])
+}
+
+/// Takes the user out of an image's `User`, which may have a group. The kubelet refuses a name where a pod must not
+/// run as root, so only a number that is one for the kernel too counts as such.
+fn user(text: &str) -> (Option<cri::Int64Value>, String) {
+    let user = text.split(':').next().unwrap_or_default();
+    let number = user.parse::<i64>().ok().filter(|uid| parse_unix_id("User", *uid).is_ok());
+    match number {
+        Some(value) => (Some(cri::Int64Value { value }), String::new()),
+        None => (None, user.to_owned()),
+    }
+}
+
+/// Shows the store's one filesystem, which also takes the writable layers of containers.
+pub(crate) fn fs_info(usage: &FsUsage, now: UnixNanos) -> cri::ImageFsInfoResponse {
+    let filesystem = cri::FilesystemUsage {
+        timestamp: now.0,
+        fs_id: Some(cri::FilesystemIdentifier {
+            mountpoint: usage.mountpoint.display().to_string(),
+        }),
+        used_bytes: Some(cri::UInt64Value { value: usage.bytes }),
+        inodes_used: Some(cri::UInt64Value { value: usage.inodes }),
+    };
+    cri::ImageFsInfoResponse {
+        image_filesystems: vec![filesystem.clone()],
+        container_filesystems: vec![filesystem],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures;
+
+    #[test]
+    fn an_image_is_shown_with_one_id() {
+        let image = fixtures::image(1, &["docker.io/library/busybox:1.36"]);
+        let shown = to_cri(&image);
+        assert_eq!(shown.id, format!("sha256:{}", "01".repeat(32)));
+        assert_eq!(shown.spec.expect("given").image, shown.id);
+        assert_eq!(shown.repo_tags, ["docker.io/library/busybox:1.36"]);
+        assert_eq!((shown.size, shown.pinned), (4096, false));
+    }
+
+    /// R15
+    #[test]
+    fn a_user_is_a_number_or_a_name() {
+        let uid = |value| (Some(cri::Int64Value { value }), String::new());
+        assert_eq!(user("1000:1000"), uid(1000));
+        assert_eq!(user("0"), uid(0));
+        assert_eq!(user("web:web"), (None, "web".to_owned()));
+        assert_eq!(user(""), (None, String::new()));
+        assert_eq!(user("4294967296"), (None, "4294967296".to_owned()));
+        assert_eq!(user("-1"), (None, "-1".to_owned()));
+    }
+
+    #[test]
+    fn a_request_names_an_image_of_this_runtime() {
+        reference(None).expect_err("nothing");
+        reference(Some(cri::ImageSpec::default())).expect_err("no name");
+        let spec = |runtime_handler: &str| cri::ImageSpec {
+            image: "busybox".to_owned(),
+            runtime_handler: runtime_handler.to_owned(),
+            ..Default::default()
+        };
+        reference(Some(spec("kata"))).expect_err("another runtime");
+        assert_eq!(reference(Some(spec("usnea"))).as_deref(), Ok("busybox"));
+    }
+
+    /// C2
+    #[test]
+    fn an_empty_store_has_a_size() {
+        let usage = FsUsage { bytes: 0, inodes: 0, mountpoint: "/data".into() };
+        let shown = fs_info(&usage, UnixNanos(9));
+        assert_eq!(shown.image_filesystems, shown.container_filesystems);
+        let [filesystem] = &shown.image_filesystems[..] else { panic!("{shown:?}") };
+        assert_eq!(filesystem.used_bytes, Some(cri::UInt64Value { value: 0 }));
+        assert_eq!(filesystem.timestamp, 9);
+    }
+
+    #[test]
+    fn info_is_json() {
+        let info = info(&fixtures::image(1, &[]));
+        for (topic, text) in &info {
+            serde_json::from_str::<serde_json::Value>(text).expect(topic);
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Calls about images.
+
+use std::collections::HashMap;
+
+use cri_api::v1 as cri;
+use engine::EngineError;
+
+use crate::{clock::now, convert::image, filter, paging, service::Cri, status::CallError};
+
+/// `ListImages`
+pub(crate) fn list(
+    cri: &Cri,
+    filter: Option<cri::ImageFilter>,
+) -> Result<cri::ListImagesResponse, CallError> {
+    let list = cri::ListImagesResponse { images: selected(cri, filter)? };
+    paging::one_message("ListImages", "StreamImages", list)
+}
+
+/// `StreamImages`
+pub(crate) fn stream(
+    cri: &Cri,
+    filter: Option<cri::ImageFilter>,
+) -> Result<paging::Pages<cri::StreamImagesResponse>, CallError> {
+    Ok(paging::pages(selected(cri, filter)?, |images| cri::StreamImagesResponse { images }))
+}
+
+/// `ImageStatus`. An absent image is an empty answer.
+pub(crate) fn status(
+    cri: &Cri,
+    request: cri::ImageStatusRequest,
+) -> Result<cri::ImageStatusResponse, CallError> {
+    let found = cri.engine.image(&image::reference(request.image)?)?;
+    let info = found.as_ref().filter(|_| request.verbose).map_or_else(HashMap::new, image::info);
+    Ok(cri::ImageStatusResponse { image: found.as_ref().map(image::to_cri), info })
+}
+
+/// `RemoveImage`
+pub(crate) async fn remove(
+    cri: Cri,
+    request: cri::RemoveImageRequest,
+) -> Result<cri::RemoveImageResponse, CallError> {
+    cri.engine.remove_image(&image::reference(request.image)?).await?;
+    Ok(cri::RemoveImageResponse {})
+}
+
+/// `ImageFsInfo`
+pub(crate) async fn fs_info(cri: Cri) -> Result<cri::ImageFsInfoResponse, CallError> {
+    let usage = cri.engine.image_usage().await?;
+    Ok(image::fs_info(&usage, now()))
+}
+
+fn selected(cri: &Cri, filter: Option<cri::ImageFilter>) -> Result<Vec<cri::Image>, CallError> {
+    let text = filter.and_then(|filter| filter.image).unwrap_or_default().image;
+    let named = named(cri, &text)?;
+    let select = filter::images(&text, named.as_deref());
+    Ok(cri.engine.images().iter().map(image::to_cri).filter(select).collect())
+}
+
+/// The id of the image that a filter's text names. A text that is no reference selects nothing; it is no error.
+fn named(cri: &Cri, text: &str) -> Result<Option<String>, CallError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match cri.engine.image(text) {
+        Ok(image) => Ok(image.map(|image| image.id.to_string())),
+        Err(EngineError::Invalid(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
