@@ -8,13 +8,16 @@ use image::{Digest, ImportOptions, Ownership, Store};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-pub(crate) fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
+/// Whether this process can give files to the ids that containers have.
+pub(crate) fn owns_ids() -> bool {
+    let maps = fs::read_to_string("/proc/self/uid_map").unwrap();
+    let lengths =
+        maps.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok());
+    nix::unistd::geteuid().is_root() && lengths.sum::<u64>() >= 65_536
 }
 
-/// Only root can give files away.
 pub(crate) fn ownership() -> Ownership {
-    if is_root() { Ownership::Preserve } else { Ownership::Squash }
+    if owns_ids() { Ownership::Preserve } else { Ownership::Squash }
 }
 
 pub(crate) fn arch() -> String {
