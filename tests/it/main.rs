@@ -1,2 +1,58 @@
-//! Placeholder.
-fn main() {}
+//! Black-box tests: the built daemon, run by an ordinary user, driven through CRI.
+//!
+//! `scripts/test` builds the daemon and runs them all; `cargo test -p it -- exec::` runs those of a module.
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a step that fails ends the test that took it"
+)]
+#![expect(
+    clippy::large_futures,
+    reason = "requests are large, and a test has few of them at a time"
+)]
+
+mod bad_input;
+mod check;
+mod command;
+mod cycles;
+mod exec;
+mod exits;
+mod images;
+mod isolation;
+mod lifecycle;
+mod logs;
+mod mounts;
+mod namespaces;
+mod node;
+mod restart;
+mod stops;
+mod unimplemented;
+mod users;
+mod without_cgroups;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let modules = [
+        bad_input::tests(),
+        check::tests(),
+        command::tests(),
+        cycles::tests(),
+        exec::tests(),
+        exits::tests(),
+        images::tests(),
+        isolation::tests(),
+        lifecycle::tests(),
+        logs::tests(),
+        mounts::tests(),
+        namespaces::tests(),
+        node::tests(),
+        restart::tests(),
+        stops::tests(),
+        unimplemented::tests(),
+        users::tests(),
+        without_cgroups::tests(),
+    ];
+    it::run(modules.into_iter().flatten().collect())
+}

@@ -10,7 +10,8 @@ use std::{
 use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tar::{EntryType, Header};
+pub use tar::EntryType;
+use tar::Header;
 
 /// Where the package busybox-static puts it.
 const BUSYBOX: &str = "/bin/busybox";

@@ -9,7 +9,7 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
-    thread::sleep,
+    thread::{self, sleep},
     time::{Duration, Instant},
 };
 
@@ -221,11 +221,12 @@ impl Instance {
     /// Whether the daemon answers `Version` now.
     #[must_use]
     pub fn answers(&self) -> bool {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        runtime.expect("start a runtime").block_on(async {
+        let ask = async {
             let Ok(mut cri) = connect(&self.socket()).await else { return false };
             cri.runtime.version(VersionRequest::default()).await.is_ok()
-        })
+        };
+        // In a thread of its own, because the caller's may have a runtime already.
+        thread::scope(|scope| scope.spawn(|| block_on(ask)).join().expect("no panic"))
     }
 
     /// The daemon's process id.
@@ -363,6 +364,11 @@ impl Drop for Instance {
         self.kill_leftovers(&scope);
         self.remove_files();
     }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("start a runtime").block_on(future)
 }
 
 fn signal_if_alive(pid: i32, signal: Signal) {
