@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use sys::cgroup::Cgroup;
+
 use crate::Condition;
 
 /// Where the engine works, and on what kind of host.
@@ -13,6 +15,8 @@ pub struct EngineConfig {
     pub runtime_dir: PathBuf,
     /// The `usnea-shim` binary.
     pub shim_program: PathBuf,
+    /// The delegated part of the cgroup tree; `None` without one.
+    pub cgroup_root: Option<Cgroup>,
     /// The host.
     pub host: HostFacts,
 }
@@ -40,8 +44,6 @@ pub struct HostFacts {
 pub enum HostCgroups {
     /// A part of it is ours.
     Delegated {
-        /// Where it is mounted in the node; its root is the delegated cgroup.
-        root: PathBuf,
         /// Such as `cpu` and `memory`.
         controllers: Vec<String>,
     },

@@ -1,11 +1,18 @@
 //! Images, as far as pods and clients need them.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use image::{Digest, FsUsage, Image, ImageError};
-use model::InvalidField;
+use model::{ContainerRecord, InvalidField};
 
-use crate::{Engine, EngineError, Inner, error::internal, sandboxes::blocking};
+use crate::{
+    Engine, EngineError, Inner, error::internal, places::Places, records, sandboxes::blocking,
+};
 
 impl Engine {
     /// All images.
@@ -55,6 +62,20 @@ impl Engine {
         let inner = Arc::clone(&self.inner);
         blocking(move || inner.images.usage().map_err(|e| internal("measure the images", e))).await
     }
+}
+
+/// Diff-ids of the layers that the containers in `data_dir` are made of, for whoever changes images beside a daemon.
+///
+/// # Errors
+/// As reading a directory; a container whose record cannot be read counts as made of nothing.
+pub fn layers_in_use(data_dir: &Path) -> io::Result<HashSet<Digest>> {
+    let containers = Places::new(data_dir.to_owned(), PathBuf::new()).containers();
+    let loaded = match records::load_all::<ContainerRecord>(&containers) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashSet::new()),
+        loaded => loaded?,
+    };
+    let ids = loaded.records.into_iter().flat_map(|(_, record)| record.image.diff_ids);
+    Ok(ids.filter_map(|id| id.parse().ok()).collect())
 }
 
 impl Inner {

@@ -37,6 +37,7 @@ use std::sync::Arc;
 pub use config::{EngineConfig, HostCgroups, HostFacts};
 pub use error::EngineError;
 pub use image::{FsUsage, Image};
+pub use images::layers_in_use;
 pub use status::{Condition, EngineStatus};
 pub use views::{ContainerView, ExecOutput, SandboxClaim, SandboxView};
 

@@ -12,7 +12,6 @@ use std::{
 use image::{Ownership, Store};
 use model::{ContainerEvent, ContainerRecord, SandboxRecord, SandboxState, UnixNanos};
 use shim_api::v1::{self, GetState, container_state::State, reply, request::Call};
-use sys::cgroup::Cgroup;
 
 use crate::{
     Engine, EngineConfig, EngineError, HostCgroups, Inner,
@@ -68,7 +67,11 @@ impl Inner {
             if config.host.mapped_uids > 1 { Ownership::Preserve } else { Ownership::Squash };
         let images = Store::open(&config.data_dir, ownership)
             .map_err(|source| internal("open the image store", source))?;
-        let cgroups = open_cgroups(&config.host.cgroups)?;
+        let controllers = match &config.host.cgroups {
+            HostCgroups::Delegated { controllers } => controllers.clone(),
+            HostCgroups::Missing { .. } => Vec::new(),
+        };
+        let cgroups = config.cgroup_root.map(|root| Cgroups::new(root, controllers));
         Ok(Self {
             places,
             host: config.host,
@@ -329,17 +332,6 @@ impl Inner {
 
 fn make_private(directory: &PathBuf) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
-}
-
-fn open_cgroups(host: &HostCgroups) -> Result<Option<Cgroups>, EngineError> {
-    match host {
-        HostCgroups::Missing { .. } => Ok(None),
-        HostCgroups::Delegated { root, controllers } => {
-            let what = format!("open the cgroup {}", root.display());
-            let cgroup = Cgroup::open(root).map_err(|errno| internal(what, errno))?;
-            Ok(Some(Cgroups::new(cgroup, controllers.clone())))
-        }
-    }
 }
 
 fn log_failure(action: &str, path: &Path, result: io::Result<()>) {

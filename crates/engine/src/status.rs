@@ -79,7 +79,7 @@ impl Inner {
         let not_ready = |reason, message| Condition { kind: KIND, holds: false, reason, message };
         match &self.host.cgroups {
             HostCgroups::Missing { reason } => not_ready("NoDelegatedCgroup", reason.clone()),
-            HostCgroups::Delegated { controllers, .. } => {
+            HostCgroups::Delegated { controllers } => {
                 let missing: Vec<&str> = WANTED_CONTROLLERS
                     .into_iter()
                     .filter(|wanted| !controllers.iter().any(|have| have == wanted))

@@ -1,0 +1,76 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Rootless Kubernetes pods.
+#[derive(Debug, Parser)]
+#[command(name = "usnea", version, about, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// Configuration file [default: $XDG_CONFIG_HOME/usnea/config.toml].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve the CRI; starts the node when it does not run.
+    Serve,
+    /// The namespaces that everything of Usnea lives in.
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Say what this host offers, with the remedy for what is missing; exit code 1 if something essential is.
+    Check {
+        /// One JSON array instead of lines.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Local images.
+    #[command(subcommand)]
+    Image(ImageCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Make the node's namespaces and hold them until SIGTERM.
+    Hold,
+    /// Run a command inside the node, as its root.
+    Exec {
+        /// The command and its arguments.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<std::ffi::OsString>,
+    },
+    /// Show the running node as JSON; exit code 1 if there is none.
+    Status,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Import an OCI layout or docker-archive.
+    Import {
+        /// A directory or a tar file.
+        source: PathBuf,
+        /// Name for the image, if the source holds only one.
+        #[arg(long, value_name = "REFERENCE")]
+        name: Option<String>,
+    },
+    /// List images.
+    List {
+        /// One JSON array instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one image as JSON.
+    Inspect {
+        /// Id, tag or digest.
+        reference: String,
+    },
+    /// Remove an image with all its names.
+    Remove {
+        /// Id, tag or digest.
+        reference: String,
+    },
+}
