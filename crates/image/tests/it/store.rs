@@ -5,6 +5,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use image::{Digest, Image, ImageError, ImportOptions};
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::json;
 
 use crate::fixture::{Compression, Layer, Layout, Place, arch, config_of};
@@ -245,9 +246,17 @@ fn what_a_crash_left_is_swept() {
     let layers = place.root().join("layers");
     fs::create_dir_all(layers.join(".tmp-1-2-3/fs/deep")).unwrap();
     fs::write(layers.join(".tmp-1-2-3/fs/deep/file"), "x").unwrap();
+    // What a running import fills is locked by it.
+    fs::create_dir_all(layers.join(".tmp-4-5-6/fs")).unwrap();
+    let running = fs::File::open(layers.join(".tmp-4-5-6")).unwrap();
+    let running = Flock::lock(running, FlockArg::LockExclusive).unwrap();
     fs::write(place.root().join("images/.tmp-1-2-4"), "{").unwrap();
     fs::write(place.root().join("blobs/sha256/.tmp-1-2-5"), "{").unwrap();
     let store = place.reopen();
+    assert!(!layers.join(".tmp-1-2-3").exists());
+    assert!(layers.join(".tmp-4-5-6/fs").exists());
+    drop(running);
+    drop(place.reopen());
     assert_eq!(place.layer_names().len(), 1);
     assert_eq!(store.list(), [image]);
     for directory in ["images", "blobs/sha256"] {
