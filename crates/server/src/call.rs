@@ -24,8 +24,8 @@ pub(crate) async fn to_its_end<T: Send + 'static>(
     span: Span,
     work: impl Future<Output = Result<T, CallError>> + Send + 'static,
 ) -> Reply<T> {
-    let task = tokio::spawn(work.instrument(span.clone()));
-    answer(span, async { task.await.unwrap_or(Err(CallError::Panicked { rpc })) }).await
+    let task = tokio::spawn(reply_to(work).instrument(span.clone()));
+    task.await.unwrap_or_else(|_| panicked(rpc, &span))
 }
 
 /// Answers a call whose work ends when the caller leaves. A panic is this call's alone.
@@ -36,14 +36,8 @@ pub(crate) async fn while_wanted<T: Send + 'static>(
 ) -> Reply<T> {
     // A set of one: dropping it ends its task.
     let mut tasks = JoinSet::new();
-    tasks.spawn(work.instrument(span.clone()));
-    answer(span, async move {
-        match tasks.join_next().await {
-            Some(Ok(result)) => result,
-            Some(Err(_)) | None => Err(CallError::Panicked { rpc }),
-        }
-    })
-    .await
+    tasks.spawn(reply_to(work).instrument(span.clone()));
+    tasks.join_next().await.and_then(Result::ok).unwrap_or_else(|| panicked(rpc, &span))
 }
 
 /// Answers a call from memory. A panic is this call's alone.
@@ -52,17 +46,21 @@ pub(crate) fn at_once<T>(
     span: &Span,
     work: impl FnOnce() -> Result<T, CallError>,
 ) -> Reply<T> {
-    span.in_scope(|| {
-        let result = catch_unwind(AssertUnwindSafe(work));
-        let result = result.unwrap_or(Err(CallError::Panicked { rpc }));
-        result.map(Response::new).map_err(|error| to_status(&error))
-    })
+    let result = span.in_scope(|| catch_unwind(AssertUnwindSafe(|| replied(work()))));
+    result.unwrap_or_else(|_| panicked(rpc, span))
 }
 
-async fn answer<T>(span: Span, result: impl Future<Output = Result<T, CallError>>) -> Reply<T> {
-    async { result.await.map(Response::new).map_err(|error| to_status(&error)) }
-        .instrument(span)
-        .await
+/// The error is logged where the work is done, also when nobody waits for the answer.
+async fn reply_to<T>(work: impl Future<Output = Result<T, CallError>>) -> Reply<T> {
+    replied(work.await)
+}
+
+fn replied<T>(result: Result<T, CallError>) -> Reply<T> {
+    result.map(Response::new).map_err(|error| to_status(&error))
+}
+
+fn panicked<T>(rpc: &'static str, span: &Span) -> Reply<T> {
+    span.in_scope(|| replied(Err(CallError::Panicked { rpc })))
 }
 
 /// An identifier or reference as spans show it: a log line is no place for control characters or 10 kB.

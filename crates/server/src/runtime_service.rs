@@ -36,7 +36,9 @@ impl RuntimeService for Cri {
         request: Request<RunPodSandboxRequest>,
     ) -> Reply<RunPodSandboxResponse> {
         let request = request.into_inner();
-        let span = info_span!("RunPodSandbox");
+        let metadata = request.config.as_ref().and_then(|config| config.metadata.as_ref());
+        let (namespace, name) = metadata.map_or(("", ""), |m| (&m.namespace, &m.name));
+        let span = info_span!("RunPodSandbox", namespace = shown(namespace), name = shown(name));
         to_its_end("RunPodSandbox", span, sandboxes::run(self.clone(), request)).await
     }
 

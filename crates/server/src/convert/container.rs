@@ -14,6 +14,9 @@ use super::{
     signal, sorted,
 };
 
+/// `MAX_ARG_STRLEN`, the final NUL included; source: `execve(2)`.
+const LONGEST_WORD_BYTES: usize = 128 << 10;
+
 /// Checks a `ContainerConfig`.
 ///
 /// # Errors
@@ -68,8 +71,17 @@ fn image(spec: Option<cri::ImageSpec>) -> Result<ImageRequest, InvalidField> {
 }
 
 fn words(field: &str, words: Vec<String>) -> Result<Vec<String>, InvalidField> {
-    words.iter().try_for_each(|word| check_text(field, word))?;
+    words.iter().try_for_each(|word| check_word(field, word))?;
     Ok(words)
+}
+
+/// What `execve(2)` would refuse is refused before a container is made for it.
+fn check_word(field: &str, word: &str) -> Result<(), InvalidField> {
+    check_text(field, word)?;
+    if word.len() >= LONGEST_WORD_BYTES {
+        return Err(InvalidField::new(field, word, "is longer than the kernel's 128 KiB"));
+    }
+    Ok(())
 }
 
 /// A directory that a descriptor of the runtime stands for would lie outside of the container.
@@ -87,7 +99,24 @@ fn working_dir(text: &str) -> Result<Option<ContainerPath>, InvalidField> {
 }
 
 fn envs(envs: Vec<cri::KeyValue>) -> Result<Vec<EnvVar>, InvalidField> {
-    envs.into_iter().map(|cri::KeyValue { key, value }| EnvVar::parse(&key, value)).collect()
+    envs.into_iter().map(|cri::KeyValue { key, value }| env(&key, value)).collect()
+}
+
+fn env(key: &str, value: Vec<u8>) -> Result<EnvVar, InvalidField> {
+    let field = format!("envs[{key}]");
+    let env = EnvVar::parse(key, value).and_then(|env| {
+        check_word(&field, &env.value)?;
+        // Programs copy it into `/etc/passwd`, where a line more is a user more.
+        if key == "HOME" && env.value.contains('\n') {
+            return Err(InvalidField::new(&field, "", "contains a line break"));
+        }
+        Ok(env)
+    });
+    // Values may be secrets, and the refusal is logged.
+    env.map_err(|error| {
+        let is_of_value = error.field == field;
+        if is_of_value { InvalidField { value: "(hidden)".to_owned(), ..error } } else { error }
+    })
 }
 
 fn log_path(text: &str) -> Result<Option<LogPath>, InvalidField> {

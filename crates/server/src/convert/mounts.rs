@@ -221,7 +221,7 @@ mod tests {
         for message in [&supported_later, &both, &writable, &stray] {
             assert!(message.starts_with("ImageVolumeMountFailed: "), "{message}");
         }
-        // The kubelet sends an empty message for a mount that is none of an image.
+        // An empty message names no image.
         let empty = cri::Mount { image: Some(cri::ImageSpec::default()), ..bind() };
         from_cri(&[empty]).expect("a bind mount");
     }

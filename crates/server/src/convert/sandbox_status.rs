@@ -33,7 +33,7 @@ pub(crate) fn status(sandbox: &SandboxView) -> cri::PodSandboxStatus {
         metadata,
         state,
         created_at,
-        // A pod has no address but loopback's, which it shares with every other pod, so none is shown.
+        // A pod has no address but loopback's, at which nobody else reaches it; so none is shown.
         network: Some(cri::PodSandboxNetworkStatus::default()),
         linux: Some(cri::LinuxPodSandboxStatus { namespaces: Some(cri::Namespace { options }) }),
         labels,

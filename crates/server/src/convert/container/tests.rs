@@ -100,6 +100,38 @@ fn words_and_variables_are_c_strings() {
     }
 }
 
+#[test]
+fn what_execve_refuses_is_refused_at_once() {
+    let longest = "x".repeat(LONGEST_WORD_BYTES - 1);
+    parsed(|config| config.args = vec![longest.clone()]).expect("fits");
+    assert_invalid("config.args", |config| config.args = vec![format!("{longest}x")]);
+    assert_invalid("config.envs[A]", |config| {
+        let (key, value) = ("A".to_owned(), format!("{longest}x").into_bytes());
+        config.envs = vec![cri::KeyValue { key, value }];
+    });
+}
+
+#[test]
+fn a_refusal_does_not_tell_secrets() {
+    for value in [&b"secret\0"[..], b"secret\xff", &b"secret".repeat(LONGEST_WORD_BYTES)] {
+        let (key, value) = ("TOKEN".to_owned(), value.to_vec());
+        let error = parsed(|config| config.envs = vec![cri::KeyValue { key, value }]);
+        let message = error.expect_err("refused").to_string();
+        assert!(message.starts_with("config.envs[TOKEN]: \"(hidden)\": "), "{message}");
+    }
+}
+
+/// R17
+#[test]
+fn a_home_directory_is_one_line() {
+    let env = |key: &str| {
+        let (key, value) = (key.to_owned(), b"/\nroot::0:0::/:/bin/sh".to_vec());
+        move |config: &mut cri::ContainerConfig| config.envs = vec![cri::KeyValue { key, value }]
+    };
+    assert_invalid("config.envs[HOME]", env("HOME"));
+    parsed(env("CERTIFICATE")).expect("other values have lines");
+}
+
 /// R13
 #[test]
 fn a_working_directory_is_a_path_of_the_container() {
