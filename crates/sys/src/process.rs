@@ -222,6 +222,19 @@ pub fn reset_signals() {
     empty.thread_set_mask().ok();
 }
 
+/// Gives the calling thread, and no other, the effective user id `uid`, for good.
+///
+/// libc's `seteuid(3)` changes all threads. Source: `setresuid(2)`, "C library/kernel differences" in `setuid(2)`.
+///
+/// # Errors
+/// `EPERM` when `uid` is none of the thread's ids and it lacks `CAP_SETUID`.
+pub fn set_thread_euid(uid: nix::unistd::Uid) -> Result<(), Errno> {
+    const KEEP: libc::c_long = -1;
+    // SAFETY: integers only; that the thread no longer matches libc's idea of the process is the point.
+    let ret = unsafe { libc::syscall(libc::SYS_setresuid, KEEP, uid.as_raw(), KEEP) };
+    Errno::result(ret).map(drop)
+}
+
 /// Ensures that no descriptor from `first` up survives exec.
 ///
 /// Source: `close_range(2)` with `CLOSE_RANGE_CLOEXEC`, Linux 5.11.
