@@ -29,6 +29,9 @@ use crate::{
 /// Largest seccomp profile that is read.
 const PROFILE_MAX_BYTES: u64 = 1 << 20;
 
+/// First kernel with `mount_setattr(2)`.
+pub(crate) const RECURSIVE_READ_ONLY: (u32, u32) = (5, 12);
+
 /// Everything that is known about a container before it is made.
 #[derive(Debug)]
 pub(crate) struct Bundle {
@@ -189,6 +192,11 @@ fn stop_signal(config: &ContainerConfig, defaults: &ImageDefaults) -> Result<Sig
 /// The same request with the mount sources that its symbolic links lead to.
 fn with_real_sources(config: &ContainerConfig) -> Result<ContainerConfig, EngineError> {
     let mut config = config.clone();
+    let kernel = kernel_version().unwrap_or_default();
+    if kernel < RECURSIVE_READ_ONLY && config.mounts.iter().any(|m| m.recursive_read_only) {
+        let what = "RROUnsupported: recursive_read_only needs Linux 5.12; use readonly";
+        return Err(EngineError::Precondition { what: what.to_owned() });
+    }
     for (index, mount) in config.mounts.iter_mut().enumerate() {
         let MountSource::Host(path) = &mount.source;
         let field = format!("config.mounts[{index}].host_path");

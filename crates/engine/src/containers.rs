@@ -10,7 +10,7 @@ use std::{
 use image::Image;
 use model::{
     ContainerConfig, ContainerEvent, ContainerId, ContainerImage, ContainerKey, ContainerPid,
-    ContainerRecord, ContainerState, IdQuery, SandboxRecord, SandboxState, UnixNanos,
+    ContainerRecord, ContainerState, IdQuery, InvalidField, SandboxRecord, SandboxState, UnixNanos,
 };
 use shim_api::{
     client::ClientError,
@@ -46,11 +46,12 @@ impl Engine {
     pub async fn create_container(
         &self,
         sandbox: &IdQuery,
-        config: ContainerConfig,
+        mut config: ContainerConfig,
         claim: Option<SandboxClaim>,
     ) -> Result<ContainerId, EngineError> {
         let sandbox = self.inner.registry.find_sandbox(sandbox)?;
         let record = sandbox.record();
+        config.security.pid = config.security.pid.in_pod(record.config.namespaces.pid);
         check_sandbox(&record, &config, claim.as_ref())?;
         let key = ContainerKey { sandbox_id: record.id.clone(), metadata: config.metadata.clone() };
         match self.inner.container_keys.claim(&key) {
@@ -150,20 +151,32 @@ fn check_sandbox(
         let (operation, id) = ("create a container in pod sandbox", record.id.to_string());
         return Err(EngineError::WrongState { operation, id, state: record.state.name() });
     }
-    if let Some(claim) = claim
-        && claim.metadata != record.config.metadata
-    {
-        let reason = format!("names another pod than sandbox {}", record.id);
-        let field = "sandbox_config.metadata";
-        return Err(model::InvalidField::new(field, claim.metadata.to_string(), reason).into());
+    if let Some(claim) = claim {
+        check_claim(record, claim)?;
     }
     let pod_is_privileged = claim.map_or(record.config.privileged, |claim| claim.privileged);
     if config.security.privileged && !pod_is_privileged {
         let field = "config.linux.security_context.privileged";
         let reason = "the pod sandbox is not privileged, so its containers cannot be";
-        return Err(model::InvalidField::new(field, "true", reason).into());
+        return Err(InvalidField::new(field, "true", reason).into());
     }
     Ok(())
+}
+
+fn check_claim(record: &SandboxRecord, claim: &SandboxClaim) -> Result<(), InvalidField> {
+    if claim.metadata != record.config.metadata {
+        let reason = format!("names another pod than sandbox {}", record.id);
+        let field = "sandbox_config.metadata";
+        return Err(InvalidField::new(field, claim.metadata.to_string(), reason));
+    }
+    match &claim.log_directory {
+        Some(directory) if record.config.log_directory.as_ref() != Some(directory) => {
+            let reason = format!("is not the log directory of sandbox {}", record.id);
+            let field = "sandbox_config.log_directory";
+            Err(InvalidField::new(field, directory.to_string(), reason))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Inner {
@@ -195,7 +208,7 @@ impl Inner {
             let (inner, id, pod) = (Arc::clone(inner), id.clone(), sandbox.record());
             blocking(move || inner.prepare_container(&pod, id, config)).await?
         };
-        let request = inner.create_request(&record, &bundle, target);
+        let request = inner.create_request(&sandbox.record(), &record, &bundle, target);
         let container = Arc::new(Container::new(Arc::clone(sandbox), record, false));
         // Registered before it exists, because its exit may be reported before the reply.
         inner.registry.insert_container(id.clone(), Arc::clone(&container));
@@ -226,7 +239,7 @@ impl Inner {
         let record = container.record();
         if record.sandbox_id != sandbox.record().id {
             let reason = "is a container of another pod sandbox";
-            return Err(model::InvalidField::new(FIELD, target, reason).into());
+            return Err(InvalidField::new(FIELD, target, reason).into());
         }
         if !matches!(record.state, ContainerState::Running { .. }) {
             let operation = "join the PID namespace of container";
@@ -270,11 +283,15 @@ impl Inner {
 
     fn create_request(
         &self,
+        sandbox: &SandboxRecord,
         record: &ContainerRecord,
         bundle: &Bundle,
         target_container_id: String,
     ) -> v1::CreateContainer {
         let directory = self.places.container(&record.id);
+        // Without a log directory the pod's output is discarded.
+        let log_path_in_pod =
+            record.config.log_path.as_ref().filter(|_| sandbox.config.log_directory.is_some());
         v1::CreateContainer {
             container_id: record.id.to_string(),
             bundle: text(&directory),
@@ -288,12 +305,7 @@ impl Inner {
             target_container_id,
             cgroup: record.cgroup.clone().unwrap_or_default(),
             cgroup_settings: bundle.cgroup_settings.clone(),
-            log_path: record
-                .config
-                .log_path
-                .as_ref()
-                .map(|path| text(path.as_path()))
-                .unwrap_or_default(),
+            log_path: log_path_in_pod.map(|path| text(path.as_path())).unwrap_or_default(),
             stdin: record.config.stdin,
             record_dir: text(&directory),
         }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::PoisonError};
 use nix::{sys::utsname::uname, unistd};
 use serde::Serialize;
 
-use crate::{Engine, HostCgroups, Inner};
+use crate::{Engine, HostCgroups, Inner, bundle::RECURSIVE_READ_ONLY};
 
 /// One line of CRI `Status`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ impl Engine {
         conditions.extend(inner.host.conditions.iter().cloned());
         EngineStatus {
             conditions,
-            recursive_read_only_mounts: kernel_version().is_some_and(|v| v >= (5, 12)),
+            recursive_read_only_mounts: kernel_version().is_some_and(|v| v >= RECURSIVE_READ_ONLY),
             info: inner.info(),
         }
     }

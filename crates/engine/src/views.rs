@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::{ContainerRecord, IdQuery, SandboxMetadata, SandboxRecord};
+use model::{ContainerRecord, HostPath, IdQuery, SandboxMetadata, SandboxRecord};
 
 use crate::{
     Engine, EngineError,
@@ -34,6 +34,8 @@ pub struct SandboxClaim {
     pub metadata: SandboxMetadata,
     /// Overrides what the sandbox was made with.
     pub privileged: bool,
+    /// Must be the sandbox's, if given: its shim holds the directory open.
+    pub log_directory: Option<HostPath>,
 }
 
 /// What a command that was run in a container left.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     CapabilityRequest, ContainerPath, HostPath, InvalidField, LinuxResources, LogPath, SandboxId,
-    Signal, check_name, check_text,
+    SandboxPid, Signal, check_name, check_text,
 };
 
 /// CRI `ContainerMetadata`.
@@ -160,6 +160,19 @@ pub enum ContainerPid {
     Target(String),
 }
 
+impl ContainerPid {
+    /// What is meant in a pod whose own mode is `pod`: `POD`, which is also what a request without namespace options
+    /// says, is the pod's mode.
+    #[must_use]
+    pub fn in_pod(self, pod: SandboxPid) -> Self {
+        match (self, pod) {
+            (Self::Pod, SandboxPid::Container) => Self::Container,
+            (Self::Pod, SandboxPid::Node) => Self::Node,
+            (asked, _) => asked,
+        }
+    }
+}
+
 /// Who the container's first process is, as the request says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RunAs {
@@ -304,6 +317,16 @@ mod tests {
         }
         EnvVar::parse("A", b"a\0b".to_vec()).expect_err("NUL");
         EnvVar::parse("A", vec![0xff]).expect_err("not UTF-8");
+    }
+
+    #[test]
+    fn pod_is_what_the_pod_says() {
+        use {ContainerPid as C, SandboxPid as S};
+        assert_eq!(C::Pod.in_pod(S::Pod), C::Pod);
+        assert_eq!(C::Pod.in_pod(S::Container), C::Container);
+        assert_eq!(C::Pod.in_pod(S::Node), C::Node);
+        assert_eq!(C::Container.in_pod(S::Pod), C::Container);
+        assert_eq!(C::Node.in_pod(S::Pod), C::Node);
     }
 
     #[test]

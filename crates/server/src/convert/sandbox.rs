@@ -36,7 +36,12 @@ pub(crate) fn sandbox_config(
 pub(crate) fn sandbox_claim(config: cri::PodSandboxConfig) -> Result<SandboxClaim, InvalidField> {
     let metadata = metadata(config.metadata).map_err(|e| e.within("sandbox_config"))?;
     let security = config.linux.and_then(|linux| linux.security_context);
-    Ok(SandboxClaim { metadata, privileged: security.is_some_and(|s| s.privileged) })
+    let log_directory = match config.log_directory.as_str() {
+        "" => None,
+        path => Some(HostPath::parse("sandbox_config.log_directory", path)?),
+    };
+    let privileged = security.is_some_and(|s| s.privileged);
+    Ok(SandboxClaim { metadata, privileged, log_directory })
 }
 
 fn in_config(error: EngineError) -> EngineError {
