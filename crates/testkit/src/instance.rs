@@ -229,6 +229,13 @@ impl Instance {
         thread::scope(|scope| scope.spawn(|| block_on(ask)).join().expect("no panic"))
     }
 
+    /// Whether the daemon has been started and has not ended.
+    #[must_use]
+    pub fn runs(&self) -> bool {
+        let mut daemon = self.lock_daemon();
+        daemon.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|status| status.is_none()))
+    }
+
     /// The daemon's process id.
     ///
     /// # Panics

@@ -1,7 +1,7 @@
 //! What black-box tests of Usnea need: an ordinary user, a daemon of its own, requests, images, and the leak audit.
 //!
 //! Knows the product only from outside: its binaries, its directories and CRI. Links none of its crates but the
-//! generated `cri-api`, so that a test cannot pass by sharing a mistake with the code it tests. Ships with nothing.
+//! generated `cri-api` and, for one system call, `sys`, so that a test cannot pass by sharing a mistake with the code it tests. Ships with nothing.
 //!
 //! A fixture that cannot be set up panics with the reason, which fails the test that asked for it; what a machine
 //! does not offer is a [`Skip`], which says why.

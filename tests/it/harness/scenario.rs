@@ -374,8 +374,8 @@ impl Scenario {
 
     /// Removes whatever the test has left.
     pub(crate) async fn clean_up(&mut self) {
-        if !self.instance().answers() {
-            self.instance().restart();
+        if !self.instance().runs() {
+            self.instance().start_daemon();
         }
         self.reconnect().await;
         for pod in self.pods().await {
