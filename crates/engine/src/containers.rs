@@ -107,7 +107,7 @@ impl Engine {
     pub async fn remove_container(&self, query: &IdQuery) -> Result<(), EngineError> {
         match absent_is_none(self.inner.registry.find_container(query))? {
             Some(container) => Inner::remove_files(&self.inner, &container).await,
-            None => Ok(()),
+            None => Inner::remove_quarantined(&self.inner, query).await,
         }
     }
 

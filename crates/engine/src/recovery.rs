@@ -112,6 +112,10 @@ impl Inner {
     }
 
     fn load(&self) -> io::Result<Records> {
+        let aside = fs::read_dir(self.places.quarantine())?;
+        let aside: io::Result<Vec<_>> =
+            aside.map(|entry| Ok(entry?.path().display().to_string())).collect();
+        *self.quarantined.lock().unwrap_or_else(PoisonError::into_inner) = aside?;
         let sandboxes = self.usable(records::load_all(&self.places.sandboxes())?);
         let containers = self.usable(records::load_all(&self.places.containers())?);
         Ok(Records { sandboxes, containers })

@@ -2,7 +2,12 @@
 //!
 //! Every step can be repeated: a stop that was cut short is finished by the next one, or when the daemon starts.
 
-use std::{fs, io, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    path::Path,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use model::{ContainerState, IdQuery, LookupError, SandboxEvent, SandboxId, SandboxState};
 use shim_api::v1::{StopPod, request::Call};
@@ -45,7 +50,7 @@ impl Engine {
     pub async fn remove_sandbox(&self, query: &IdQuery) -> Result<(), EngineError> {
         match absent_is_none(self.inner.registry.find_sandbox(query))? {
             Some(sandbox) => Inner::remove(&self.inner, &sandbox).await,
-            None => Ok(()),
+            None => Inner::remove_quarantined(&self.inner, query).await,
         }
     }
 }
@@ -149,6 +154,22 @@ impl Inner {
         inner.registry.remove_sandbox(&removing.id);
         inner.sandbox_keys.release(&removing.config.metadata);
         tracing::info!(pod_sandbox_id = %removing.id, "pod sandbox removed");
+        Ok(())
+    }
+
+    /// Removes what was set aside under this name because its record could not be read.
+    pub(crate) async fn remove_quarantined(
+        inner: &Arc<Self>,
+        query: &IdQuery,
+    ) -> Result<(), EngineError> {
+        let aside = inner.places.quarantine().join(query.as_str());
+        let shown = aside.display().to_string();
+        blocking(move || {
+            remove_tree(&aside).map_err(|source| internal("remove what was set aside", source))
+        })
+        .await?;
+        let mut quarantined = inner.quarantined.lock().unwrap_or_else(PoisonError::into_inner);
+        quarantined.retain(|other| *other != shown);
         Ok(())
     }
 

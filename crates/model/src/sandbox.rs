@@ -179,6 +179,9 @@ pub struct SandboxNamespaces {
     pub ipc: NamespaceMode,
     /// CRI `pid`.
     pub pid: SandboxPid,
+    /// CRI `userns_options` was given. It can only have said the node's; a status repeats it if it was said.
+    #[serde(default)]
+    pub names_user_namespace: bool,
 }
 
 /// A checked sysctl: dotted key in a namespace that the pod owns, and a value of one line.
@@ -308,6 +311,7 @@ mod tests {
         network: NetworkMode::Pod,
         ipc: NamespaceMode::Pod,
         pid: SandboxPid::Container,
+        names_user_namespace: false,
     };
 
     #[test]

@@ -65,7 +65,7 @@ pub(crate) async fn exec_sync(
     request: cri::ExecSyncRequest,
 ) -> Result<cri::ExecSyncResponse, CallError> {
     let query = query(&request.container_id)?;
-    if request.cmd.is_empty() {
+    if request.cmd.first().is_none_or(String::is_empty) {
         return Err(InvalidField::new("cmd", "", "names no program").into());
     }
     request.cmd.iter().try_for_each(|word| check_text("cmd", word))?;

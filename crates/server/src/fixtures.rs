@@ -23,6 +23,7 @@ pub(crate) fn sandbox(n: u8, state: SandboxState) -> SandboxView {
         network: NetworkMode::Pod,
         ipc: NamespaceMode::Pod,
         pid: SandboxPid::Container,
+        names_user_namespace: false,
     };
     let config = SandboxConfig {
         metadata,

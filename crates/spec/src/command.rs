@@ -32,6 +32,13 @@ pub fn argv(config: &ContainerConfig, image: &ImageDefaults) -> Result<Vec<Strin
         let reason = "is empty, and so are args and the image's Entrypoint and Cmd";
         return Err(InvalidField::new("command", "", reason));
     }
+    if argv.first().is_some_and(String::is_empty) {
+        return Err(InvalidField::new(
+            "command",
+            "",
+            "begins with an empty string, which is no program",
+        ));
+    }
     argv.iter().try_for_each(|text| check_string("command", text))?;
     Ok(argv)
 }

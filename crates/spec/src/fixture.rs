@@ -78,6 +78,7 @@ pub(crate) fn sandbox() -> SandboxConfig {
             network: NetworkMode::Pod,
             ipc: NamespaceMode::Pod,
             pid: SandboxPid::Pod,
+            names_user_namespace: false,
         },
         privileged: false,
         overhead: None,

@@ -37,7 +37,8 @@ pub(super) fn of_sandbox(
         }
     };
     refuse_target(&options.target_id)?;
-    Ok(SandboxNamespaces { network, ipc, pid })
+    let names_user_namespace = options.userns_options.is_some();
+    Ok(SandboxNamespaces { network, ipc, pid, names_user_namespace })
 }
 
 /// Reads whose PID namespace a container uses. Its network and IPC namespaces are the sandbox's, whatever the message
@@ -77,13 +78,13 @@ pub(super) fn to_cri(namespaces: SandboxNamespaces) -> cri::NamespaceOption {
         SandboxPid::Container => Mode::Container,
         SandboxPid::Node => Mode::Node,
     };
-    let userns = cri::UserNamespace { mode: Mode::Node.into(), ..Default::default() };
+    let node = cri::UserNamespace { mode: Mode::Node.into(), ..Default::default() };
     cri::NamespaceOption {
         network: network.into(),
         pid: pid.into(),
         ipc: ipc.into(),
         target_id: String::new(),
-        userns_options: Some(userns),
+        userns_options: namespaces.names_user_namespace.then_some(node),
     }
 }
 
@@ -151,6 +152,7 @@ mod tests {
             for ipc in [Mode::Pod, Mode::Node] {
                 for pid in [Mode::Pod, Mode::Container, Mode::Node] {
                     let mut asked = options(network, pid, ipc);
+                    assert_eq!(to_cri(of_sandbox(Some(&asked)).expect("usual")), asked);
                     asked.userns_options = userns(Mode::Node).userns_options;
                     assert_eq!(to_cri(of_sandbox(Some(&asked)).expect("usual")), asked);
                 }
