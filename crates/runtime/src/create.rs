@@ -31,6 +31,7 @@ use crate::{
 };
 
 mod causes;
+mod cgroups;
 mod executor;
 mod init;
 mod rootfs;
@@ -93,7 +94,7 @@ pub enum Report {
         /// Its init, in the helper's PID namespace; a child of the helper's parent.
         pid: i32,
     },
-    /// Nothing was left behind.
+    /// No process was left behind, but the root file system may be mounted: see [`unmount_rootfs`].
     Failed {
         /// Whose fault it is.
         kind: FailureKind,
@@ -247,15 +248,26 @@ fn create(proof: &SingleThreaded, plan: &Plan, streams: Streams) -> Result<i32, 
         write_program(path, &seccomp::compile(profile)?)?;
     }
     let mount = rootfs::assemble(proof, &plan.rootfs, &spec)?;
+    let spec = specification::fit(spec, &at)?;
     rootfs::attach(&mount, &at)?;
-    let created = specification::fit(spec, &at)
-        .and_then(|fitted| init::create(proof, plan, &fitted, streams));
+    let created = call_libcontainer(proof, plan, &spec, streams);
     if created.is_err() {
         // The error at hand says more than one of these could, and the caller undoes them once more.
         unmount_rootfs(&at).ok();
         forget(&plan.state_root, &plan.container_id).ok();
     }
     created
+}
+
+fn call_libcontainer(
+    proof: &SingleThreaded,
+    plan: &Plan,
+    spec: &Spec,
+    streams: Streams,
+) -> Result<i32, RuntimeError> {
+    // After the root is mounted: this may leave the mount namespace that the caller shares.
+    cgroups::make_read_only(proof)?;
+    init::create(proof, plan, spec, streams)
 }
 
 fn read_spec(bundle: &Path) -> Result<Spec, RuntimeError> {

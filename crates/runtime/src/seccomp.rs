@@ -172,3 +172,50 @@ fn architecture(arch: Arch) -> ScmpArch {
         Arch::ScmpArchSheb => ScmpArch::Sheb,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn compiled(profile: serde_json::Value) -> Result<Vec<u8>, RuntimeError> {
+        compile(&serde_json::from_value(profile).expect("profile"))
+    }
+
+    #[test]
+    fn a_profile_becomes_whole_instructions() {
+        let profile = |names: serde_json::Value| {
+            json!({"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_NATIVE"],
+                   "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}]})
+        };
+        let one = compiled(profile(json!(["read"]))).expect("compiled");
+        let two = compiled(profile(json!(["read", "write", "no_such_call"]))).expect("compiled");
+        assert!(!one.is_empty() && one.len().is_multiple_of(8));
+        assert!(two.len() > one.len());
+    }
+
+    #[test]
+    fn notifications_and_bad_errnos_are_refused() {
+        let default = |action: &str, errno: u32| {
+            compiled(json!({"defaultAction": action, "defaultErrnoRet": errno}))
+        };
+        assert!(matches!(default("SCMP_ACT_NOTIFY", 1), Err(RuntimeError::Refused(_))));
+        assert!(matches!(default("SCMP_ACT_TRACE", 70_000), Err(RuntimeError::Refused(_))));
+        default("SCMP_ACT_ERRNO", 38).expect("compiled");
+    }
+
+    #[test]
+    fn an_argument_that_is_compared_twice_makes_two_rules() {
+        let args: Vec<LinuxSeccompArg> = serde_json::from_value(json!([
+            {"index": 0, "value": 1, "op": "SCMP_CMP_EQ"},
+            {"index": 1, "value": 2, "op": "SCMP_CMP_EQ"},
+            {"index": 0, "value": 3, "op": "SCMP_CMP_EQ"},
+        ]))
+        .expect("args");
+        let comparisons: Vec<_> = args.iter().map(comparison).collect();
+        assert_eq!(alternatives(&args, &comparisons).len(), 3);
+        assert_eq!(alternatives(&args[..2], &comparisons[..2]).len(), 1);
+        assert_eq!(alternatives(&[], &[]).len(), 1);
+    }
+}

@@ -24,16 +24,23 @@ use crate::{
 pub fn created(pid: Pid, spec: &Spec, expected_cgroup: Option<&str>) -> Result<(), RuntimeError> {
     let own = Status::read("self")?;
     let init = Status::read(&pid.to_string())?;
-    let process = spec.process().as_ref().ok_or(Refusal::Missing { what: "process" })?;
-    let has_seccomp = spec.linux().as_ref().is_some_and(|linux| linux.seccomp().is_some());
-    let check = Check { pid, init: &init };
-    check.privileges(process, has_seccomp, &own)?;
-    check.capabilities(process, &own)?;
-    check.identity(process)?;
+    compare(pid, spec, &own, &init)?;
     match expected_cgroup {
-        Some(expected) => check.cgroup(expected),
+        Some(expected) => {
+            let found = sys::cgroup::path_of(&pid.to_string()).unwrap_or_default();
+            Check { pid, init: &init }.cgroup(expected, found)
+        }
         None => Ok(()),
     }
+}
+
+fn compare(pid: Pid, spec: &Spec, own: &Status, init: &Status) -> Result<(), RuntimeError> {
+    let process = spec.process().as_ref().ok_or(Refusal::Missing { what: "process" })?;
+    let has_seccomp = spec.linux().as_ref().is_some_and(|linux| linux.seccomp().is_some());
+    let check = Check { pid, init };
+    check.privileges(process, has_seccomp, own)?;
+    check.capabilities(process, own)?;
+    check.identity(process)
 }
 
 /// `/proc/PID/status`.
@@ -133,9 +140,8 @@ impl Check<'_> {
         self.equal("Groups", sorted(text), sorted(self.init.field("Groups").split(' ').collect()))
     }
 
-    fn cgroup(&self, expected: &str) -> Result<(), RuntimeError> {
+    fn cgroup(&self, expected: &str, found: String) -> Result<(), RuntimeError> {
         let expected = expected.trim_matches('/');
-        let found = sys::cgroup::path_of(&self.pid.to_string()).unwrap_or_default();
         let inside = found.strip_suffix(expected).is_some_and(|above| above.ends_with('/'));
         if inside { Ok(()) } else { self.equal("cgroup", expected.to_owned(), found) }
     }
@@ -145,4 +151,78 @@ fn sorted(mut words: Vec<&str>) -> String {
     words.sort_unstable();
     words.dedup();
     words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const INIT: &str = "Name:\tinit\nUid:\t7\t7\t7\t7\nGid:\t8\t8\t8\t8\nGroups:\t20 3 \n\
+        CapInh:\t0000000000000000\nCapPrm:\t0000000000000001\nCapEff:\t0000000000000001\n\
+        CapBnd:\t0000000000000021\nCapAmb:\t0000000000000000\n\
+        NoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t2\n";
+    const OWN: &str = "CapBnd:\t000001ffffffffff\nSeccomp:\t2\nSeccomp_filters:\t1\n";
+
+    fn spec() -> Spec {
+        let value: Value = json!({
+            "ociVersion": "1.0.2",
+            "process": {
+                "cwd": "/",
+                "user": {"uid": 7, "gid": 8, "additionalGids": [3, 20]},
+                "noNewPrivileges": true,
+                "capabilities": {"bounding": ["CAP_CHOWN", "CAP_KILL"],
+                                 "effective": ["CAP_CHOWN"], "permitted": ["CAP_CHOWN"]},
+            },
+            "linux": {"seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}},
+        });
+        serde_json::from_value(value).expect("spec")
+    }
+
+    fn outcome(init: &str) -> Result<(), &'static str> {
+        let (own, init) = (Status(OWN.to_owned()), Status(init.to_owned()));
+        match compare(Pid::from_raw(9), &spec(), &own, &init) {
+            Ok(()) => Ok(()),
+            Err(RuntimeError::Differs { field, .. }) => Err(field),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn what_is_as_specified_passes() {
+        assert_eq!(outcome(INIT), Ok(()));
+    }
+
+    #[test]
+    fn every_difference_is_found() {
+        for (from, to, field) in [
+            ("Seccomp:\t2", "Seccomp:\t0", "Seccomp"),
+            ("Seccomp_filters:\t2", "Seccomp_filters:\t1", "Seccomp_filters"),
+            ("NoNewPrivs:\t1", "NoNewPrivs:\t0", "NoNewPrivs"),
+            ("CapBnd:\t0000000000000021", "CapBnd:\t0000000000000023", "CapBnd"),
+            ("CapEff:\t0000000000000001", "CapEff:\t0000000000000000", "CapEff"),
+            ("CapPrm:\t0000000000000001", "CapPrm:\t0000000000000021", "CapPrm"),
+            ("CapInh:\t0000000000000000", "CapInh:\t0000000000000001", "CapInh"),
+            ("CapAmb:\t0000000000000000", "CapAmb:\t0000000000000001", "CapAmb"),
+            ("Uid:\t7\t7\t7\t7", "Uid:\t7\t7\t0\t7", "Uid"),
+            ("Gid:\t8\t8\t8\t8", "Gid:\t0\t8\t8\t8", "Gid"),
+            ("Groups:\t20 3", "Groups:\t20 3 0", "Groups"),
+        ] {
+            assert!(INIT.contains(from));
+            assert_eq!(outcome(&INIT.replace(from, to)), Err(field));
+        }
+    }
+
+    #[test]
+    fn a_cgroup_is_compared_by_whole_names() {
+        let init = Status(String::new());
+        let check = Check { pid: Pid::from_raw(9), init: &init };
+        let found = |path: &str| check.cgroup("/pod/c1", path.to_owned()).is_ok();
+        assert!(found("/user.slice/pod/c1"));
+        assert!(found("/pod/c1"));
+        assert!(!found("/user.slice/apod/c1"));
+        assert!(!found("/user.slice/pod/c1/inner"));
+        assert!(!found("/none/c1"));
+    }
 }

@@ -2,7 +2,10 @@
 
 use std::{fs, os::unix::fs::symlink};
 
-use nix::sys::wait::WaitStatus;
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::wait::WaitStatus,
+};
 use runtime::{
     RuntimeError,
     create::{FailureKind, Report},
@@ -10,20 +13,29 @@ use runtime::{
     start::ExecStatus,
 };
 use serde_json::json;
+use sys::ns::Namespace;
 
 use crate::{
     fixture::{Container, Recipe},
-    node::Node,
+    node::{CGROUP_MOUNT, Node},
 };
 
 type Case = fn(&Node);
 
-pub(crate) const ALL: [(&str, Case); 5] = [
+pub(crate) const ALL: [(&str, Case); 13] = [
     ("a_program_starts_as_specified", a_program_starts_as_specified),
     ("a_missing_program_is_told_at_start", a_missing_program_is_told_at_start),
     ("exec_is_confined_like_the_container", exec_is_confined_like_the_container),
     ("exec_of_nothing_is_told_on_stderr", exec_of_nothing_is_told_on_stderr),
     ("an_image_with_a_linked_dev_is_refused", an_image_with_a_linked_dev_is_refused),
+    ("a_working_directory_in_procfs_is_refused", a_working_directory_in_procfs_is_refused),
+    ("a_working_directory_is_made_where_it_lies", a_working_directory_is_made_where_it_lies),
+    ("a_missing_mount_source_is_refused", a_missing_mount_source_is_refused),
+    ("mounts_follow_links_inside_the_root_only", mounts_follow_links_inside_the_root_only),
+    ("a_pid_namespace_is_joined_by_descriptor", a_pid_namespace_is_joined_by_descriptor),
+    ("masked_comparisons_mean_what_they_say", masked_comparisons_mean_what_they_say),
+    ("the_cgroup_is_kept_on_every_host", the_cgroup_is_kept_on_every_host),
+    ("a_failure_of_libcontainer_has_its_cause", a_failure_of_libcontainer_has_its_cause),
 ];
 
 fn line<'t>(text: &'t str, start: &str) -> &'t str {
@@ -144,4 +156,125 @@ fn an_image_with_a_linked_dev_is_refused(node: &Node) {
         let left: Vec<_> = fs::read_dir(&victim).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["ptmx"]);
     }
+}
+
+fn a_working_directory_in_procfs_is_refused(node: &Node) {
+    let mut direct = Recipe::new(node, "cwd-proc", &["/bin/true"]);
+    direct.spec["process"]["cwd"] = json!("/proc/self/fd/7");
+    assert!(refused(direct).contains("lies in procfs"));
+
+    let mut linked = Recipe::new(node, "cwd-link", &["/bin/true"]);
+    symlink("/proc/self/fd", linked.layer().join("w")).unwrap();
+    linked.spec["process"]["cwd"] = json!("/w/7");
+    assert_eq!(refused(linked), "working directory /w/7: lies in procfs");
+
+    let mut file = Recipe::new(node, "cwd-file", &["/bin/true"]);
+    file.spec["process"]["cwd"] = json!("/bin/busybox/x");
+    assert!(refused(file).starts_with("working directory /bin/busybox/x: "));
+}
+
+fn a_working_directory_is_made_where_it_lies(node: &Node) {
+    let mut recipe = Recipe::new(node, "cwd", &["sh", "-c", "pwd"]);
+    let volume = recipe.directory.join("volume");
+    fs::create_dir(&volume).unwrap();
+    let mount =
+        json!({"destination": "/data", "type": "bind", "source": volume, "options": ["rbind"]});
+    recipe.spec["mounts"].as_array_mut().unwrap().push(mount);
+    recipe.spec["process"]["cwd"] = json!("/data/a/b");
+    let mut container = recipe.create();
+    assert_eq!(container.start(), ExecStatus::Running);
+    assert_eq!(container.finish().0, "/data/a/b\n");
+    assert!(volume.join("a/b").is_dir());
+}
+
+fn a_missing_mount_source_is_refused(node: &Node) {
+    let mut recipe = Recipe::new(node, "source", &["/bin/true"]);
+    let mount =
+        json!({"destination": "/data", "type": "bind", "source": "/no/such", "options": ["rbind"]});
+    recipe.spec["mounts"].as_array_mut().unwrap().push(mount);
+    assert_eq!(refused(recipe), "mount source /no/such does not exist");
+}
+
+fn mounts_follow_links_inside_the_root_only(node: &Node) {
+    let mut recipe = Recipe::new(node, "links", &["sh", "-c", "cat /etc/resolv.conf /out/x"]);
+    let outside = recipe.directory.join("outside");
+    fs::create_dir(&outside).unwrap();
+    symlink("../run/made/resolv.conf", recipe.layer().join("etc/resolv.conf")).unwrap();
+    symlink(&outside, recipe.layer().join("out")).unwrap();
+    let source = recipe.directory.join("source");
+    fs::write(&source, "content\n").unwrap();
+    for destination in ["/etc/resolv.conf", "/out/x"] {
+        let mount = json!({"destination": destination, "type": "bind", "source": source,
+                           "options": ["bind", "ro"]});
+        recipe.spec["mounts"].as_array_mut().unwrap().push(mount);
+    }
+    let mut container = recipe.create();
+    assert_eq!(container.start(), ExecStatus::Running);
+    assert_eq!(container.finish().0, "content\ncontent\n");
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "nothing was made outside");
+}
+
+fn a_pid_namespace_is_joined_by_descriptor(node: &Node) {
+    let first = running(node, "first", |_| {});
+    let mut second = Recipe::new(node, "second", &["sh", "-c", "cat /proc/1/cmdline; echo $$"]);
+    second.pid_namespace = Some(Namespace::Pid.open(Some(first.pid)).unwrap());
+    second.spec["linux"]["namespaces"][1] = json!({"type": "pid", "path": "/proc/self/fd/3"});
+    let mut second = second.create();
+    second.verify();
+    assert_eq!(second.start(), ExecStatus::Running);
+    let (text, _) = second.finish();
+    assert!(text.starts_with("/bin/sleep\x001000\0"), "{text:?}");
+    assert!(!text.ends_with("\x001\n"), "{text:?}");
+}
+
+fn masked_comparisons_mean_what_they_say(node: &Node) {
+    const CLONE_NEWUSER: u64 = 0x1000_0000;
+    const ENOSYS: u32 = 38;
+    let container = running(node, "masked", |recipe| {
+        recipe.spec["linux"]["seccomp"]["syscalls"] = json!([{
+            "names": ["unshare"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS,
+            "args": [{"index": 0, "op": "SCMP_CMP_MASKED_EQ", "value": CLONE_NEWUSER, "valueTwo": 0}],
+        }]);
+    });
+    // No new user namespace: the filter's answer. A new one: past the filter.
+    assert!(container.shell("busybox unshare -u true").contains("Function not implemented"));
+    assert!(!container.shell("busybox unshare -U true").contains("Function not implemented"));
+
+    let script = "busybox unshare -u true; busybox unshare -U true";
+    let mut init = Recipe::new(node, "masked-init", &["sh", "-c", script]);
+    init.spec["linux"]["seccomp"] =
+        serde_json::to_value(container.spec.linux().as_ref().unwrap().seccomp()).unwrap();
+    let mut init = init.create();
+    init.start();
+    let (text, _) = init.finish();
+    assert_eq!(text.matches("Function not implemented").count(), 1, "{text}");
+}
+
+fn the_cgroup_is_kept_on_every_host(node: &Node) {
+    let writable = node.directory.path().join("cgroups");
+    let (none, bind) = (None::<&str>, MsFlags::MS_BIND);
+    mount(Some(&writable), CGROUP_MOUNT, none, bind, none).unwrap();
+    running(node, "writable", |_| {});
+    assert!(!writable.join("none").exists(), "libcontainer has made no cgroup");
+    umount2(CGROUP_MOUNT, MntFlags::MNT_DETACH).unwrap();
+
+    mount(Some("v1"), CGROUP_MOUNT, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+    let container = running(node, "legacy", |_| {});
+    assert_eq!(line(&container.shell("cat /proc/self/cgroup"), "0::"), "0::/exec-1");
+    umount2(CGROUP_MOUNT, MntFlags::MNT_DETACH).unwrap();
+}
+
+fn a_failure_of_libcontainer_has_its_cause(node: &Node) {
+    let mut recipe = Recipe::new(node, "unmapped", &["/bin/true"]);
+    recipe.spec["process"]["user"]["uid"] = json!(70_000);
+    let rootfs = recipe.directory.join("bundle/rootfs");
+    match recipe.try_create().map(|container| container.pid) {
+        Err(Report::Failed { kind: FailureKind::Internal, message }) => {
+            assert!(message.contains("EINVAL") && message.contains("uid=70000"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(fs::read_dir(rootfs).unwrap().count(), 0, "nothing stays mounted");
+    assert!(!node.state_root().join("unmapped").exists());
+    assert!(!node.state_root().join("unmapped.bundle").exists());
 }

@@ -11,7 +11,7 @@ use std::{
 
 use nix::{
     fcntl::{OFlag, open},
-    sys::{stat::Mode, wait::WaitStatus},
+    sys::{signal::Signal, stat::Mode, wait::WaitStatus},
     unistd::{Pid, pipe2},
 };
 use oci_spec::runtime::Spec;
@@ -214,6 +214,8 @@ impl Container<'_> {
 
 impl Drop for Container<'_> {
     fn drop(&mut self) {
+        // Wherever it is: a failed case may have found that it is not in its cgroup.
+        pidfd::send_signal(&self.pidfd, Signal::SIGKILL).ok();
         self.cgroup.kill().unwrap();
         self.cgroup.wait_empty(Duration::from_secs(5)).unwrap();
         nix::sys::wait::waitpid(self.pid, None).ok();

@@ -26,7 +26,8 @@ pub(crate) struct Node {
     pub(crate) cgroup_path: String,
 }
 
-const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
+/// Where libcontainer looks for cgroups.
+pub(crate) const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
 
 impl Node {
     /// Enters a user namespace with the ids 0 to 65535 and everything that a pod's shim makes for itself.
