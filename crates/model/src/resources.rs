@@ -132,8 +132,8 @@ fn check_unified(file: &str, value: &str) -> Result<(), InvalidField> {
         let reason = "is no controller's file such as memory.high";
         return Err(InvalidField::new("unified", file, reason));
     }
-    if value.contains(['\0', '\n']) {
-        let reason = "contains NUL or a line break";
+    if value.trim_end_matches('\n').contains(['\0', '\n']) {
+        let reason = "contains NUL or more than one line";
         return Err(InvalidField::new(format!("unified[{file}]"), value, reason));
     }
     Ok(())
