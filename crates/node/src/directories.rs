@@ -48,16 +48,26 @@ enum DirectoryError {
 ///
 /// One that cannot be made so is reported, and the others are still made.
 pub(crate) fn provide(paths: &[PathBuf], backing: &Path) -> Vec<DirectoryFacts> {
-    let mut paths = paths.to_vec();
-    // Parents first: a writable directory may lie in another one.
-    paths.sort();
-    paths.dedup();
     let mut covered = Vec::new();
-    let mut provide_one = |path: PathBuf| {
-        let problem = place(&path, backing, &mut covered).err().map(|error| chain(&error));
-        DirectoryFacts { path, problem }
-    };
-    paths.into_iter().map(&mut provide_one).collect()
+    let mut facts: Vec<DirectoryFacts> = in_order(paths)
+        .into_iter()
+        .map(|path| {
+            let problem = place(&path, backing, &mut covered).err().map(|error| chain(&error));
+            DirectoryFacts { path, problem }
+        })
+        .collect();
+    facts.sort_by(|a, b| a.path.cmp(&b.path));
+    facts
+}
+
+/// Missing paths first, because covering an ancestor copies what is mounted below it already; paths inside of others
+/// last, because they would be hidden.
+fn in_order(paths: &[PathBuf]) -> Vec<PathBuf> {
+    let inside = |path: &Path| path.ancestors().skip(1).any(|a| paths.iter().any(|p| p == a));
+    let mut ordered = paths.to_vec();
+    ordered.sort_by_cached_key(|path| (inside(path), path.exists(), path.clone()));
+    ordered.dedup();
+    ordered
 }
 
 fn place(path: &Path, backing: &Path, covered: &mut Vec<PathBuf>) -> Result<(), DirectoryError> {

@@ -4,7 +4,10 @@ use std::{
     ffi::CString,
     fs::{self, DirBuilder, File},
     io::Write,
-    os::unix::{ffi::OsStrExt, fs::DirBuilderExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{DirBuilderExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -117,8 +120,11 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // The kernel leaves a directory without permissions in `work`; an owner can remove it all the same.
-        fs::remove_dir(self.0.join("work/work")).ok();
+        // The kernel's own directories below `work`, the last marks `volatile`; it makes them without permissions.
+        for name in ["work/work", "work/work/incompat", "work/work/incompat/volatile"] {
+            fs::set_permissions(self.0.join(name), fs::Permissions::from_mode(0o700)).ok();
+        }
+        // Nothing of value is lost when this fails, and the name says what it was.
         fs::remove_dir_all(&self.0).ok();
     }
 }
