@@ -1,6 +1,6 @@
 //! What the engine is told when it is made.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf};
 
 use sys::cgroup::Cgroup;
 
@@ -17,6 +17,8 @@ pub struct EngineConfig {
     pub shim_program: PathBuf,
     /// The delegated part of the cgroup tree; `None` without one.
     pub cgroup_root: Option<Cgroup>,
+    /// The network namespace of pods with network mode NODE; `None`: the one that the daemon is in.
+    pub node_network: Option<OwnedFd>,
     /// The host.
     pub host: HostFacts,
 }
@@ -30,8 +32,8 @@ pub struct HostFacts {
     pub mapped_gids: u32,
     /// cgroups.
     pub cgroups: HostCgroups,
-    /// The daemon's own network namespace is not the node's: pods that use the node's network get the host's, whose
-    /// sysfs cannot be mounted.
+    /// Pods with network mode NODE get a network namespace that the node does not own, so that its sysfs cannot be
+    /// mounted.
     pub network_is_hosts: bool,
     /// Conditions that the node itself reports, beside the engine's own.
     pub conditions: Vec<Condition>,

@@ -61,6 +61,7 @@ struct Inner {
     places: Places,
     host: HostFacts,
     cgroups: Option<Cgroups>,
+    node_network: Option<std::os::fd::OwnedFd>,
     shim_program: ShimProgram,
     images: Arc<image::Store>,
     image_users: ImageUsers,

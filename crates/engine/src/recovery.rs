@@ -76,6 +76,7 @@ impl Inner {
             places,
             host: config.host,
             cgroups,
+            node_network: config.node_network,
             shim_program,
             images: Arc::new(images),
             image_users: ImageUsers::default(),

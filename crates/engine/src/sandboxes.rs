@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     sync::Arc,
 };
@@ -120,7 +120,7 @@ impl Inner {
         sandbox.set_shim(Arc::clone(&shim));
         Self::listen(inner, sandbox, &shim, notices);
         let call = Call::SetUpPod(inner.set_up_request(&record, &directory, &prepared));
-        let answer = shim.call(call, &prepared.descriptors(inner)).await;
+        let answer = shim.call(call, &prepared.descriptors(inner, &record.config)).await;
         let answer = answer.map_err(|source| shim_failure(&record.id, source))?;
         let reply::Result::PodUp(up) = answer.result else {
             let source = shim_api::client::ClientError::Unexpected;
@@ -195,12 +195,19 @@ impl Inner {
             shm_bytes: SHM_BYTES,
             has_log_directory: prepared.log_directory.is_some(),
             has_cgroup_root,
+            has_network: self.network_to_join(config).is_some(),
             pause_cgroup: if shared_pid && has_cgroup_root {
                 text(&pause_cgroup)
             } else {
                 String::new()
             },
         }
+    }
+
+    /// The network namespace that the pod's shim joins, instead of making one or staying in the daemon's.
+    fn network_to_join(&self, config: &SandboxConfig) -> Option<&OwnedFd> {
+        let node = config.namespaces.network == NetworkMode::Node;
+        self.node_network.as_ref().filter(|_| node)
     }
 
     /// Writes the record of a sandbox.
@@ -227,10 +234,11 @@ struct Prepared {
 
 impl Prepared {
     /// In the order of the `SetUpPod` message.
-    fn descriptors<'a>(&'a self, inner: &'a Inner) -> Vec<BorrowedFd<'a>> {
+    fn descriptors<'a>(&'a self, inner: &'a Inner, config: &SandboxConfig) -> Vec<BorrowedFd<'a>> {
         let log = self.log_directory.iter().map(AsFd::as_fd);
         let cgroup = inner.cgroups.iter().map(|cgroups| cgroups.root().as_fd());
-        log.chain(cgroup).collect()
+        let network = inner.network_to_join(config).map(AsFd::as_fd);
+        log.chain(cgroup).chain(network).collect()
     }
 }
 

@@ -50,6 +50,8 @@ pub(crate) enum ShimError {
 
     #[error("make the pod's namespaces")]
     Unshare(#[source] Errno),
+    #[error("join the node's network namespace")]
+    JoinNetwork(#[source] Errno),
     #[error("keep the pod's mounts to itself")]
     Propagation(#[source] Errno),
     #[error("set the loopback interface up")]
@@ -184,6 +186,7 @@ impl ShimError {
             Self::CannotRun { .. } => Kind::CannotRun,
 
             Self::Unshare(_)
+            | Self::JoinNetwork(_)
             | Self::Propagation(_)
             | Self::Loopback(_)
             | Self::ProtectCgroups(_)

@@ -12,7 +12,7 @@ use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
     mount::{MsFlags, mount},
-    sched::{CloneFlags, unshare},
+    sched::{CloneFlags, setns, unshare},
     sys::{
         stat::Mode,
         statfs::{CGROUP2_SUPER_MAGIC, statfs},
@@ -60,9 +60,10 @@ impl Pod {
         };
         let log_directory = descriptor(request.has_log_directory, "log directory")?;
         let cgroup_root = descriptor(request.has_cgroup_root, "cgroup root")?.map(Cgroup::from_fd);
+        let network = descriptor(request.has_network, "network namespace")?;
         let namespaces = request.namespaces.unwrap_or_default();
 
-        enter_namespaces(namespaces)?;
+        enter_namespaces(namespaces, network)?;
         if namespaces.uts && !request.hostname.is_empty() {
             sethostname(&request.hostname).map_err(ShimError::SetHostname)?;
         }
@@ -156,7 +157,7 @@ impl Pod {
     }
 }
 
-fn enter_namespaces(namespaces: Namespaces) -> Result<(), ShimError> {
+fn enter_namespaces(namespaces: Namespaces, network: Option<OwnedFd>) -> Result<(), ShimError> {
     let wanted = [
         (namespaces.network, CloneFlags::CLONE_NEWNET),
         (namespaces.ipc, CloneFlags::CLONE_NEWIPC),
@@ -164,6 +165,9 @@ fn enter_namespaces(namespaces: Namespaces) -> Result<(), ShimError> {
     ];
     let flags = wanted.into_iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| flag);
     unshare(flags.fold(CloneFlags::CLONE_NEWNS, CloneFlags::union)).map_err(ShimError::Unshare)?;
+    if let Some(network) = network {
+        setns(network, CloneFlags::CLONE_NEWNET).map_err(ShimError::JoinNetwork)?;
+    }
     // What the node mounts later arrives here; what is mounted here stays here.
     let propagation = MsFlags::MS_SLAVE | MsFlags::MS_REC;
     mount(None::<&str>, "/", None::<&str>, propagation, None::<&str>)

@@ -32,6 +32,19 @@ pub(crate) struct Config {
 pub(crate) struct NodeSection {
     /// Directories that can be written inside the node although the host's cannot; the data directory backs them.
     pub(crate) writable_dirs: Vec<PathBuf>,
+    /// Whose network pods with `hostNetwork` use.
+    pub(crate) host_network: HostNetwork,
+}
+
+/// Whose network pods with `hostNetwork` (CRI network mode NODE) use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum HostNetwork {
+    /// The host's: what a person without a kubelet expects.
+    #[default]
+    Host,
+    /// The node's, in which `usnea node exec` starts a kubelet.
+    Node,
 }
 
 /// Why there is no configuration.
@@ -79,7 +92,10 @@ impl Default for Config {
 impl Default for NodeSection {
     fn default() -> Self {
         let dirs = node::DEFAULT_WRITABLE_DIRS.iter();
-        Self { writable_dirs: dirs.map(PathBuf::from).collect() }
+        Self {
+            writable_dirs: dirs.map(PathBuf::from).collect(),
+            host_network: HostNetwork::default(),
+        }
     }
 }
 

@@ -8,7 +8,11 @@ use sys::process::SingleThreaded;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
-use crate::{Outcome, config::Config, node_config};
+use crate::{
+    Outcome,
+    config::{Config, HostNetwork},
+    node_config,
+};
 
 /// The owner of the node, seen from inside.
 const NODE_ROOT: u32 = 0;
@@ -37,8 +41,12 @@ async fn serve(config: &Config, entered: Entered) -> Result<(), Box<dyn Error>> 
         data_dir: config.data_dir.clone(),
         runtime_dir: config.runtime_dir.clone(),
         shim_program: config.shim.clone(),
-        host: host_facts(&entered.facts)?,
+        host: host_facts(&entered.facts, config.node.host_network)?,
         cgroup_root: entered.cgroup_root,
+        node_network: match config.node.host_network {
+            HostNetwork::Host => None,
+            HostNetwork::Node => Some(entered.network),
+        },
     })
     .await?;
     tracing::info!(socket = %config.runtime_dir.join("usnea.sock").display(), "serving CRI v1");
@@ -77,7 +85,10 @@ fn termination() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-fn host_facts(facts: &NodeFacts) -> Result<HostFacts, serde_json::Error> {
+fn host_facts(
+    facts: &NodeFacts,
+    host_network: HostNetwork,
+) -> Result<HostFacts, serde_json::Error> {
     let (mapped_uids, mapped_gids) = match &facts.ids {
         Ids::Mapped { uids, gids } => (count(uids), count(gids)),
         Ids::SingleId { .. } => (1, 1),
@@ -92,7 +103,8 @@ fn host_facts(facts: &NodeFacts) -> Result<HostFacts, serde_json::Error> {
         mapped_uids,
         mapped_gids,
         cgroups,
-        network_is_hosts: facts.network == Mode::Own,
+        // An adopted network is the node's own as well as the daemon's.
+        network_is_hosts: facts.network == Mode::Own && host_network == HostNetwork::Host,
         conditions: vec![user_ids_condition(&facts.ids, mapped_uids.min(mapped_gids))],
         info: BTreeMap::from([("node".to_owned(), serde_json::to_string(facts)?)]),
     })

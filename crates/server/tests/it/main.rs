@@ -40,6 +40,7 @@ impl Server {
             runtime_dir: directory.path().join("run"),
             shim_program,
             cgroup_root: None,
+            node_network: None,
             host: host(),
         };
         let engine = Engine::open(config).await.expect("an engine");
