@@ -121,8 +121,10 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         // The kernel's own directories below `work`, the last marks `volatile`; it makes them without permissions.
-        for name in ["work/work", "work/work/incompat", "work/work/incompat/volatile"] {
-            fs::set_permissions(self.0.join(name), fs::Permissions::from_mode(0o700)).ok();
+        let mut path = self.0.join("work");
+        for name in ["work", "incompat", "volatile"] {
+            path.push(name);
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).ok();
         }
         // Nothing of value is lost when this fails, and the name says what it was.
         fs::remove_dir_all(&self.0).ok();

@@ -59,8 +59,10 @@ impl Sandbox {
             fs::create_dir(&path).expect("mkdir");
             chown(&path, Some(uid), Some(gid)).expect("chown");
         }
-        // The build directory may be closed to the user.
-        fs::copy(built("node-cli"), root.path().join("node-cli")).expect("copy the program");
+        // The build directory may be closed to the user. Not copied by this process: a child that another test
+        // forks meanwhile would hold the file open for writing, and it could not be run (ETXTBSY).
+        let copied = Command::new("cp").arg(built("node-cli")).arg(root.path()).status();
+        assert!(copied.expect("cp").success(), "copy the program");
         Self { root, uid, gid, writable: String::new() }
     }
 
