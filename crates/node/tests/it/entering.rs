@@ -1,6 +1,9 @@
 //! Where a daemon and a command find themselves.
 
-use std::process::Command;
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Command, Stdio},
+};
 
 use nix::sys::signal::Signal;
 
@@ -86,16 +89,15 @@ fn exit_codes_are_a_shells() {
 #[test]
 fn a_command_outlives_the_holder() {
     let sandbox = need!(Sandbox::new());
-    let mut command = sandbox.command(&["exec", "sh", "-c", "read line; echo $line; id -u"]);
-    let piped = std::process::Stdio::piped;
-    let mut child = command.stdin(piped()).stdout(piped()).spawn().expect("start");
-    // The holder is up when its socket is, and the command can only read in the node.
-    while sys::seqpacket::connect_to(&sandbox.socket()).is_err() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    sandbox.json(&["facts"]);
+    let script = "echo ready; read line; echo $line; id -u";
+    let mut command = sandbox.command(&["exec", "sh", "-c", script]);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("start node-cli");
+    let mut output = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let mut next = || output.next().map(|line| line.expect("read"));
+    assert_eq!(next().as_deref(), Some("ready"));
     sandbox.end_holder(Signal::SIGKILL);
-    std::io::Write::write_all(&mut child.stdin.take().expect("piped"), b"alive\n").expect("write");
-    let output = child.wait_with_output().expect("wait");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "alive\n0\n");
+    child.stdin.take().expect("piped").write_all(b"alive\n").expect("write");
+    assert_eq!((next().as_deref(), next().as_deref()), (Some("alive"), Some("0")));
+    assert!(child.wait().expect("wait").success());
 }
