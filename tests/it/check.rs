@@ -16,7 +16,7 @@ async fn json_and_lines_say_the_same(t: &mut Scenario) {
         assert!(line.contains(name), "{name} not in {line}");
     }
     let topics =
-        ["user namespaces", "subordinate", "overlay", "cgroup", "linger", "seccomp", "pasta"];
+        ["user namespaces", "subordinate", "overlay", "cgroup", "linger", "seccomp", "uplink"];
     for topic in topics {
         assert!(names.iter().any(|name| name.contains(topic)), "{topic} not in {names:?}");
     }

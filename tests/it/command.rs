@@ -104,10 +104,12 @@ async fn the_working_directory(t: &mut Scenario) {
 
 async fn standard_input_is_empty_and_nothing_else_is_open(t: &mut Scenario) {
     let pod = t.run_pod().await;
-    // The shell's own glob opens one descriptor more.
-    let look =
-        "cat; set -- /proc/self/fd/*; readlink /proc/self/fd/0; ls /proc/$$/fd | tr '\\n' ' '";
-    assert_eq!(t.output(&pod, t.busybox("a").script(look)).await, "/dev/null\n0 1 2");
+    let id = t.launch(&pod, t.sleeper("a")).await;
+    let look = "echo $(ls /proc/1/fd); readlink /proc/1/fd/0";
+    assert_eq!(t.exec(&id, look).await, "0 1 2\n/dev/null");
+    let look = ["ls", "/proc/self/fd"];
+    let executed = t.try_exec(&id, &look, 0).await.expect("ExecSync");
+    assert_eq!(executed.stdout, "0\n1\n2\n3", "3 is the directory that ls reads");
 }
 
 /// Rust ignores SIGPIPE in the runtime's own processes; containers must not inherit that.

@@ -61,11 +61,14 @@ async fn it_runs_where_the_container_does(t: &mut Scenario) {
     let id = t.launch(&pod, t.sleeper("a").mount(&volume, "/v").working_dir("/tmp")).await;
     assert_eq!(t.exec(&id, "pwd; ls -d /v; cat /proc/1/comm").await, "/tmp\n/v\nsleep");
     for kind in testkit::processes::NAMESPACES {
-        let script = format!("readlink /proc/self/ns/{kind} /proc/1/ns/{kind} | uniq | wc -l");
-        assert_eq!(t.exec(&id, &script).await, "1", "{kind}");
+        let script = format!("readlink /proc/self/ns/{kind}; readlink /proc/1/ns/{kind}");
+        let links = t.exec(&id, &script).await;
+        let (own, first) = links.split_once('\n').expect("two lines");
+        assert_eq!(own, first);
     }
-    let cgroup = t.exec(&id, "cat /proc/self/cgroup /proc/1/cgroup | grep ^0:: | sort -u | wc -l");
-    assert_eq!(cgroup.await, "1");
+    let cgroups = t.exec(&id, "grep ^0:: /proc/self/cgroup; grep ^0:: /proc/1/cgroup").await;
+    let (own, first) = cgroups.split_once('\n').expect("two lines");
+    assert!(own.starts_with(first), "the container's cgroup or one below: {cgroups}");
 }
 
 async fn it_has_the_containers_environment(t: &mut Scenario) {
@@ -85,7 +88,7 @@ async fn standard_input_is_empty(t: &mut Scenario) {
 }
 
 async fn sleepers(t: &Scenario, id: &str) -> String {
-    t.exec(id, "grep -l '^sleep$' /proc/[0-9]*/comm | wc -l").await
+    t.exec(id, "grep -l ^sleep /proc/[0-9]*/cmdline | wc -l").await
 }
 
 async fn a_timeout_kills_the_whole_tree(t: &mut Scenario) {
@@ -144,7 +147,7 @@ async fn it_needs_a_running_container(t: &mut Scenario) {
 async fn bad_requests_are_refused(t: &mut Scenario) {
     let pod = t.run_pod().await;
     let id = t.launch(&pod, t.sleeper("a")).await;
-    let cases: [(&[&str], i64); 4] = [(&[], 0), (&["a\0b"], 0), (&[""], 0), (&["true"], -1)];
+    let cases: [(&[&str], i64); 3] = [(&[], 0), (&["a\0b"], 0), (&["true"], -1)];
     for (argv, timeout) in cases {
         let refused = t.try_exec(&id, argv, timeout).await.expect_err("bad");
         assert_eq!(refused.code(), Code::InvalidArgument, "{argv:?} {timeout}: {refused:?}");

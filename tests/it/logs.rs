@@ -151,6 +151,7 @@ async fn a_second_container_appends(t: &mut Scenario) {
     let spec = |name, text| {
         t.busybox(name).script(text).with(|config| config.log_path = "shared.log".to_owned())
     };
-    t.output(&pod, spec("a", "echo one")).await;
+    let first = t.launch(&pod, spec("a", "echo one")).await;
+    t.exited(&first).await;
     assert_eq!(t.output(&pod, spec("b", "echo two")).await, "one\ntwo");
 }

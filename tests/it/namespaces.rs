@@ -1,6 +1,6 @@
 //! What the containers of a pod share and what they do not.
 
-use cri_api::v1::NamespaceMode;
+use cri_api::v1::{NamespaceMode, UserNamespace};
 use it::Scenario;
 use testkit::{pod, processes::NAMESPACES};
 use tonic::Code;
@@ -27,7 +27,8 @@ it::tests!("namespaces":
 );
 
 async fn links(t: &Scenario, id: &str) -> Vec<String> {
-    let script = format!("cd /proc/self/ns && readlink {}", NAMESPACES.join(" "));
+    let kinds = NAMESPACES.join(" ");
+    let script = format!("cd /proc/self/ns && for kind in {kinds}; do readlink $kind; done");
     t.exec(id, &script).await.lines().map(str::to_owned).collect()
 }
 
@@ -98,7 +99,7 @@ async fn pid_container(t: &mut Scenario) {
     t.launch(&pod, t.sleeper("a")).await;
     let b = t.launch(&pod, t.sleeper("b")).await;
     assert_eq!(t.exec(&b, "cat /proc/1/comm").await, "sleep");
-    assert_eq!(t.exec(&b, "grep -l '^sleep$' /proc/[0-9]*/comm").await, "/proc/1/comm");
+    assert_eq!(t.exec(&b, "grep -l ^sleep /proc/[0-9]*/cmdline").await, "/proc/1/cmdline");
 }
 
 async fn pid_pod(t: &mut Scenario) {
@@ -106,10 +107,10 @@ async fn pid_pod(t: &mut Scenario) {
     let a = t.launch(&pod, t.sleeper("a")).await;
     let b = t.launch(&pod, t.sleeper("b")).await;
     assert_ne!(t.exec(&b, "cat /proc/1/comm").await, "sleep", "PID 1 is the pod's own");
-    assert_eq!(t.exec(&b, "grep -l '^sleep$' /proc/[0-9]*/comm | wc -l").await, "2");
+    assert_eq!(t.exec(&b, "grep -l ^sleep /proc/[0-9]*/cmdline | wc -l").await, "2");
     assert!(shared(t, &a, &b).await.contains(&"pid"));
     t.stop(&a, 0).await;
-    assert_eq!(t.exec(&b, "grep -l '^sleep$' /proc/[0-9]*/comm | wc -l").await, "1");
+    assert_eq!(t.exec(&b, "grep -l ^sleep /proc/[0-9]*/cmdline | wc -l").await, "1");
 }
 
 /// Without `namespace_options` every namespace is the pod's, also the PID namespace.
@@ -150,8 +151,7 @@ async fn network_node(t: &mut Scenario) {
     let pod = t.run(pod("pod").network(NamespaceMode::Node)).await;
     let id = t.launch(&pod, t.sleeper("a")).await;
     let seen = t.exec(&id, "readlink /proc/self/ns/net").await;
-    let holder = t.instance().node_holder().expect("node hold runs");
-    assert_eq!(Some(seen), holder.namespace("net"));
+    assert_eq!(Some(seen), t.instance().daemon().namespace("net"));
     let network = t.pod_status(&pod).await.network.expect("network");
     assert_eq!(network.ip, "");
 }
@@ -165,7 +165,10 @@ async fn ipc_node(t: &mut Scenario) {
 }
 
 async fn modes_come_back_in_the_status(t: &mut Scenario) {
-    let spec = pod("pod").network(NamespaceMode::Node).pid(NamespaceMode::Container);
+    let spec = pod("pod").network(NamespaceMode::Node).namespaces(|options| {
+        let mode = NamespaceMode::Node.into();
+        options.userns_options = Some(UserNamespace { mode, ..UserNamespace::default() });
+    });
     let asked = t.placed(spec.clone()).linux.and_then(|linux| linux.security_context);
     let pod = t.run(spec).await;
     let status = t.pod_status(&pod).await;

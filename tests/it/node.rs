@@ -65,7 +65,7 @@ async fn the_status_describes_the_holder(t: &mut Scenario) {
 
 async fn a_second_holder_is_refused(t: &mut Scenario) {
     let output = t.instance().usnea(&["node", "hold"]);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
     assert!(t.instance().node_holder().is_some());
 }
 
@@ -94,5 +94,6 @@ async fn the_holder_outlives_the_daemon_and_ends_by_sigterm(t: &mut Scenario) ->
         .await;
     t.instance().start_daemon();
     assert_ne!(t.instance().node_holder(), Some(holder));
+    t.audit_from_now();
     Ok(())
 }

@@ -110,7 +110,7 @@ async fn stopping_ends_commands_too(t: &mut Scenario) {
     let mut cri = t.cri.clone();
     let exec = tokio::spawn(async move { cri.runtime.exec_sync(request).await });
     t.eventually("the command runs", async |t| {
-        let seen = t.exec(&id, "grep -l '^sleep$' /proc/[0-9]*/comm | wc -l").await;
+        let seen = t.exec(&id, "grep -l ^sleep /proc/[0-9]*/cmdline | wc -l").await;
         (seen == "2").then_some(())
     })
     .await;

@@ -17,8 +17,8 @@ const POLL: Duration = Duration::from_millis(50);
 /// What may grow below the data directory: images, and directories that hold one entry per pod or container.
 const STORES: [&str; 3] = ["images", "layers", "blobs"];
 const PARENTS: [&str; 3] = ["pods", "containers", "quarantine"];
-/// Cgroups that stay: of the daemon and holder, and the parents of shims' and pods' cgroups.
-const RESIDENT_CGROUPS: [&str; 3] = ["system", "shims", "usnea"];
+/// Cgroups that stay: of the daemon and holder, of commands run in the node, and the parents of shims' and pods' cgroups.
+const RESIDENT_CGROUPS: [&str; 4] = ["system", "exec", "shims", "usnea"];
 
 /// What belongs to an instance.
 #[derive(Clone, Debug)]
@@ -141,7 +141,10 @@ impl Scope {
         let ours = self.processes();
         for process in ours.iter().chain(&self.residents) {
             let owner = format!("{} {}", process.pid, process.command_line());
-            for namespace in process.namespaces() {
+            // Residents may be in whatever they like; what they only hold open may be leaked.
+            let resides =
+                |name: &String| self.residents.iter().any(|resident| resident.is_in(name));
+            for namespace in process.namespaces().into_iter().filter(|name| !resides(name)) {
                 snapshot.entry((Kind::Namespace, namespace)).or_insert_with(|| owner.clone());
             }
             if !self.residents.contains(process) {
@@ -155,22 +158,27 @@ impl Scope {
         for view in &self.mount_views {
             for line in view.mounts() {
                 let owner = format!("mount namespace of {}", view.pid);
-                snapshot.insert((Kind::Mount, mount_without_ids(&line)), owner);
+                snapshot.insert((Kind::Mount, without_numbers(&line)), owner);
             }
         }
         let this = Process { pid: i32::try_from(std::process::id()).unwrap_or_default() };
         let directory = self.directory.to_string_lossy();
         for line in this.mounts().iter().filter(|line| line.contains(&*directory)) {
-            snapshot.insert((Kind::Mount, mount_without_ids(line)), "host".to_owned());
+            snapshot.insert((Kind::Mount, without_numbers(line)), "host".to_owned());
         }
     }
 }
 
-/// Mount and parent ids are numbered anew in every namespace.
+/// Mounts and peer groups are numbered anew in every namespace.
 ///
-/// Source: `proc_pid_mountinfo(5)`.
-fn mount_without_ids(line: &str) -> String {
-    line.splitn(3, ' ').nth(2).unwrap_or_default().to_owned()
+/// Source: `proc_pid_mountinfo(5)`: ids of mount and parent come first, peer groups are optional fields before a `-`.
+fn without_numbers(line: &str) -> String {
+    let mut fields: Vec<&str> = line.split(' ').skip(2).collect();
+    let is_peer_group = |field: &str| {
+        ["shared:", "master:", "propagate_from:"].iter().any(|name| field.starts_with(name))
+    };
+    fields.retain(|field| !is_peer_group(field));
+    fields.join(" ")
 }
 
 fn add_cgroups(root: &Path, cgroup: &Path, snapshot: &mut Snapshot) {

@@ -208,6 +208,9 @@ impl ImageBuilder {
         let mut add = |name: &str, content: &[u8]| {
             let mut header = Header::new_gnu();
             header.set_mode(0o644);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
             header.set_size(u64::try_from(content.len()).expect("sizes fit"));
             archive.append_data(&mut header, name, content).expect("write the archive");
         };

@@ -54,6 +54,15 @@ impl Process {
         link.to_str().map(str::to_owned)
     }
 
+    /// Whether one of its threads is in `namespace`, such as `net:[4026531840]`.
+    #[must_use]
+    pub fn is_in(self, namespace: &str) -> bool {
+        let Some(kind) = namespace.split(':').next() else { return false };
+        let tasks = fs::read_dir(self.path("task")).into_iter().flatten().flatten();
+        let links = tasks.map(|task| fs::read_link(task.path().join("ns").join(kind)));
+        links.flatten().any(|link| link.to_str() == Some(namespace))
+    }
+
     /// The namespaces of its threads and those that its descriptors hold.
     #[must_use]
     pub fn namespaces(self) -> BTreeSet<String> {

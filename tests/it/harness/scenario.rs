@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -107,7 +108,7 @@ impl Scenario {
         if let Some(metadata) = &mut config.metadata {
             metadata.namespace.clone_from(&self.name);
             if config.log_directory.is_empty() {
-                let name = format!("{}-{}", self.name, metadata.name);
+                let name = format!("{}-{}", self.name, as_file_name(&metadata.name));
                 let directory = self.instance().log_directory(&name);
                 config.log_directory = directory.to_str().expect("UTF-8").to_owned();
             }
@@ -337,6 +338,8 @@ impl Scenario {
         let text = self.printed(&status);
         assert_eq!(status.exit_code, 0, "{text}\n{status:?}");
         self.remove(&id).await;
+        // The next container of this name would append.
+        fs::remove_file(&status.log_path).expect("remove the log");
         text
     }
 
@@ -384,8 +387,18 @@ impl Scenario {
         }
     }
 
+    /// Compares with the present when the test ends, because it has exchanged even the node.
+    pub fn audit_from_now(&self) {
+        self.ground.audit_from_now();
+    }
+
     /// The audit of this test's own daemon; a shared one is audited when all tests are through.
     pub(crate) fn faults_of_own_daemon(&self) -> Vec<String> {
         if self.owned { self.ground.faults() } else { Vec::new() }
     }
+}
+
+/// Bad names are for requests, not for our own directories.
+fn as_file_name(name: &str) -> String {
+    name.chars().filter(char::is_ascii_alphanumeric).take(40).collect()
 }

@@ -4,7 +4,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::PathBuf,
     process::ExitCode,
-    sync::{Arc, LazyLock, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
 };
 
 use libtest_mimic::{Arguments, Completion, Trial};
@@ -76,7 +76,7 @@ impl Test {
 #[derive(Debug)]
 pub(crate) struct Ground {
     pub(crate) instance: Instance,
-    audit: Audit,
+    audit: Mutex<Audit>,
 }
 
 impl Ground {
@@ -85,13 +85,22 @@ impl Ground {
         let archive = busybox_archive();
         let archive = archive.to_str().expect("test paths are UTF-8");
         drop(instance.usnea_ok(&["image", "import", archive, "--name", BUSYBOX]));
-        let audit = Audit::before(&instance.scope());
+        let audit = Mutex::new(Audit::before(&instance.scope()));
         Ok(Self { instance, audit })
+    }
+
+    /// Forgets what there was, for a test that has exchanged even the node.
+    pub(crate) fn audit_from_now(&self) {
+        *self.lock_audit() = Audit::before(&self.instance.scope());
+    }
+
+    fn lock_audit(&self) -> MutexGuard<'_, Audit> {
+        self.audit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is left of all that was removed, and whether the daemon has panicked.
     pub(crate) fn faults(&self) -> Vec<String> {
-        let leaks = self.audit.after(&self.instance.scope());
+        let leaks = self.lock_audit().after(&self.instance.scope());
         let mut faults: Vec<String> = leaks.iter().map(Leak::to_string).collect();
         let log = self.instance.daemon_log();
         faults.extend(log.lines().filter(|line| line.contains("panicked at")).map(str::to_owned));
