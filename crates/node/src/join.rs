@@ -74,6 +74,9 @@ pub fn find_or_start(config: &NodeConfig, holder: &HolderCommand) -> Result<Node
     let mut started: Option<Started> = None;
     loop {
         if let Some(node) = find(config)? {
+            if let Some(started) = &started {
+                started.give_way_to(&node);
+            }
             return Ok(node);
         }
         match &started {

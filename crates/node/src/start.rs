@@ -20,11 +20,14 @@ use sys::{
 use crate::{
     config::NodeConfig,
     error::{ALREADY_HELD, NodeError},
+    join::Node,
     listen::private_directory,
 };
 
 /// How much of the holder's log an error repeats.
 const MESSAGE_BYTES: u64 = 4096;
+/// How long a superfluous holder is waited for; it ends as soon as it has tried the lock.
+const GIVE_WAY_MS: u16 = 2000;
 
 /// How to start a holder.
 #[derive(Clone, Debug)]
@@ -82,6 +85,18 @@ impl Started {
             Ok(Some(other)) => format!("{other:?}"),
         };
         Err(NodeError::HolderEnded { status, log: config.log_file(), message: self.message() })
+    }
+
+    /// Waits, when another holder was faster, until this one has seen that too: it could otherwise be so late that it
+    /// finds the other one ended, and takes over with nobody knowing of it.
+    pub(crate) fn give_way_to(&self, node: &Node) {
+        if node.facts().pid == self.child.pid.as_raw() {
+            return;
+        }
+        // When it takes longer than that, it is left to find out by itself.
+        if pidfd::wait_exit(&self.child.pidfd, Some(GIVE_WAY_MS)).unwrap_or(false) {
+            pidfd::try_reap(&self.child.pidfd).ok();
+        }
     }
 
     fn message(&self) -> String {

@@ -32,6 +32,9 @@ fn clients_that_start_together_share_one_holder() {
         })
         .collect();
     assert_eq!(pids.len(), 1, "{pids:?}");
+    // None of the others may come late and take over.
+    sandbox.end_holder(Signal::SIGTERM);
+    assert!(sys::seqpacket::connect_to(&sandbox.socket()).is_err(), "a second holder was waiting");
 }
 
 #[test]
