@@ -458,7 +458,7 @@ impl Inner {
 }
 
 /// Where a container's changes go, and overlayfs's scratch directory beside it.
-const UPPER: &str = "upper";
+pub(crate) const UPPER: &str = "upper";
 const WORK: &str = "work";
 
 fn make_directory(directory: &Path, record: &ContainerRecord, bundle: &Bundle) -> io::Result<()> {

@@ -28,6 +28,7 @@ mod records;
 mod recovery;
 mod sandboxes;
 mod shims;
+mod stats;
 mod status;
 mod stop;
 mod views;
@@ -38,6 +39,9 @@ pub use config::{EngineConfig, HostCgroups, HostFacts};
 pub use error::EngineError;
 pub use image::{FsUsage, Image};
 pub use images::layers_in_use;
+pub use stats::{
+    CgroupUsage, ContainerStats, CpuUsage, LayerUsage, MemoryUsage, Pressure, Stall, SwapUsage,
+};
 pub use status::{Condition, EngineStatus};
 pub use views::{ContainerView, ExecOutput, SandboxClaim, SandboxView};
 
@@ -69,6 +73,8 @@ struct Inner {
     registry: Registry,
     sandbox_keys: Keys<SandboxKey, SandboxId>,
     container_keys: Keys<ContainerKey, ContainerId>,
+    /// Limits how many directories are walked for [`Engine::container_stats`] at a time.
+    layer_walks: tokio::sync::Semaphore,
     /// What could not be read at start, for [`Engine::status`].
     quarantined: std::sync::Mutex<Vec<String>>,
 }

@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 use sys::pidfd;
 use tokio::sync::watch;
 
-use crate::{EngineError, shims::ShimHandle};
+use crate::{EngineError, shims::ShimHandle, stats::Earlier};
 
 /// A pod sandbox.
 #[derive(Debug)]
@@ -100,6 +100,7 @@ pub(crate) struct Container {
     pub(crate) gate: tokio::sync::Mutex<()>,
     /// When the earliest of all stop calls is going to kill.
     stop_deadline: watch::Sender<Option<Instant>>,
+    pub(crate) earlier: Earlier,
     listed: AtomicBool,
 }
 
@@ -111,6 +112,7 @@ impl Container {
             init: Mutex::new(None),
             gate: tokio::sync::Mutex::new(()),
             stop_deadline: watch::Sender::new(None),
+            earlier: Earlier::default(),
             listed: AtomicBool::new(listed),
         }
     }

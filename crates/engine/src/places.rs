@@ -18,6 +18,11 @@ impl Places {
         Self { data, runtime }
     }
 
+    /// Where all that survives a reboot is.
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
+    }
+
     /// Records and files of sandboxes, one directory each.
     pub(crate) fn sandboxes(&self) -> PathBuf {
         self.data.join("pods")

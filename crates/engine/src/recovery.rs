@@ -12,6 +12,7 @@ use std::{
 use image::{Ownership, Store};
 use model::{ContainerEvent, ContainerRecord, SandboxRecord, SandboxState, UnixNanos};
 use shim_api::v1::{self, GetState, container_state::State, reply, request::Call};
+use tokio::sync::Semaphore;
 
 use crate::{
     Engine, EngineConfig, EngineError, HostCgroups, Inner,
@@ -26,6 +27,7 @@ use crate::{
     records::{self, Loaded},
     sandboxes::blocking,
     shims::{Shim, ShimProgram},
+    stats::LAYER_WALKS,
     stop::remove_tree,
 };
 
@@ -84,6 +86,7 @@ impl Inner {
             registry: Registry::default(),
             sandbox_keys: Keys::new(),
             container_keys: Keys::new(),
+            layer_walks: Semaphore::new(LAYER_WALKS),
             quarantined: Mutex::default(),
         })
     }
