@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use image::Image;
+use image::{Digest, Image};
 use model::{
     ContainerConfig, ContainerId, ContainerPid, HostPath, ImageDefaults, InvalidField, MountSource,
     NamespaceMode, NetworkMode, ResolvedUser, SandboxRecord, SeccompProfile, Signal,
@@ -43,6 +43,8 @@ pub(crate) struct Bundle {
     /// Relative to the node's cgroup root; `None` without cgroups.
     pub(crate) cgroup: Option<PathBuf>,
     pub(crate) cgroup_settings: Vec<v1::CgroupSetting>,
+    /// Where the compiled seccomp filter is, or will be; `None` without a profile.
+    pub(crate) seccomp_program: Option<PathBuf>,
 }
 
 impl Inner {
@@ -82,7 +84,21 @@ impl Inner {
             other @ spec::SpecError::Capability { .. } => internal("make the OCI spec", other),
         })?;
         let lower = self.lower(image);
-        Ok(Bundle { user, stop_signal, spec, lower, cgroup, cgroup_settings: settings })
+        let seccomp_program = self.seccomp_program(&spec)?;
+        let cgroup_settings = settings;
+        Ok(Bundle { user, stop_signal, spec, lower, cgroup, cgroup_settings, seccomp_program })
+    }
+
+    /// Equal profiles share one program, which is named for the profile's digest.
+    fn seccomp_program(&self, spec: &Spec) -> Result<Option<PathBuf>, EngineError> {
+        let linux = spec.linux().as_ref();
+        let Some(profile) = linux.and_then(|linux| linux.seccomp().as_ref()) else {
+            return Ok(None);
+        };
+        let json = serde_json::to_vec(profile)
+            .map_err(|source| internal("write down the seccomp profile", source))?;
+        let name = format!("{}.bpf", Digest::of(&json).hex());
+        Ok(Some(self.places.seccomp_programs().join(name)))
     }
 
     fn lower(&self, image: &Image) -> Vec<String> {

@@ -308,6 +308,7 @@ impl Inner {
             log_path: log_path_in_pod.map(|path| text(path.as_path())).unwrap_or_default(),
             stdin: record.config.stdin,
             record_dir: text(&directory),
+            seccomp_program: bundle.seccomp_program.as_deref().map(text).unwrap_or_default(),
         }
     }
 

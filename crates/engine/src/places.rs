@@ -56,6 +56,11 @@ impl Places {
         self.runtime.join("pods")
     }
 
+    /// Compiled seccomp filters, by the digest of their profile.
+    pub(crate) fn seccomp_programs(&self) -> PathBuf {
+        self.runtime.join("seccomp")
+    }
+
     pub(crate) fn runtime(&self, id: &SandboxId) -> PathBuf {
         self.runtimes().join(id.as_str())
     }

@@ -57,8 +57,13 @@ impl Inner {
     fn open(config: EngineConfig) -> Result<Self, EngineError> {
         let failed = |what: String| move |source: io::Error| internal(what, source);
         let places = Places::new(config.data_dir.clone(), config.runtime_dir);
-        let directories =
-            [places.sandboxes(), places.containers(), places.runtimes(), places.quarantine()];
+        let directories = [
+            places.sandboxes(),
+            places.containers(),
+            places.runtimes(),
+            places.seccomp_programs(),
+            places.quarantine(),
+        ];
         for directory in directories {
             make_private(&directory).map_err(failed(format!("make {}", directory.display())))?;
         }

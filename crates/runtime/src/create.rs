@@ -21,7 +21,7 @@ use nix::{
     sys::stat::{Mode, umask},
     unistd::Gid,
 };
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxSeccomp, Spec};
 use serde::{Deserialize, Serialize};
 use sys::{fd::adopt_inherited, process::SingleThreaded};
 
@@ -46,7 +46,7 @@ pub struct Plan {
     pub bundle: PathBuf,
     /// Where libcontainer keeps its state, one directory per container.
     pub state_root: PathBuf,
-    /// Where the compiled seccomp profile is written, for programs that are started later; `None`: nowhere.
+    /// Where the compiled seccomp profile is, or will be, for programs that are started later; `None`: nowhere.
     pub seccomp_program: Option<PathBuf>,
     /// What is mounted at `root.path` of the specification.
     pub rootfs: RootFs,
@@ -245,7 +245,7 @@ fn create(proof: &SingleThreaded, plan: &Plan, streams: Streams) -> Result<i32, 
     specification::check(&spec)?;
     let at = rootfs::mount_point(&plan.bundle, &spec)?;
     if let (Some(path), Some(profile)) = (&plan.seccomp_program, specification::seccomp(&spec)) {
-        write_program(path, &seccomp::compile(profile)?)?;
+        ensure_program(path, profile)?;
     }
     let mount = rootfs::assemble(proof, &plan.rootfs, &spec)?;
     let spec = specification::fit(spec, &at)?;
@@ -277,9 +277,19 @@ fn read_spec(bundle: &Path) -> Result<Spec, RuntimeError> {
         .map_err(|source| RuntimeError::Parse { what: "config.json", source })
 }
 
-fn write_program(path: &Path, program: &[u8]) -> Result<(), RuntimeError> {
-    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path);
-    file.and_then(|mut file| file.write_all(program)).map_err(RuntimeError::file("write", path))
+/// Compiles `profile` to `path` unless that was done before: it takes milliseconds, and most containers have the same.
+///
+/// Another helper may be doing the same at this moment; each renames a whole file into place.
+fn ensure_program(path: &Path, profile: &LinuxSeccomp) -> Result<(), RuntimeError> {
+    if path.exists() {
+        return Ok(());
+    }
+    let program = seccomp::compile(profile)?;
+    let temporary = path.with_extension(format!("{}.new", std::process::id()));
+    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary);
+    file.and_then(|mut file| file.write_all(&program))
+        .and_then(|()| fs::rename(&temporary, path))
+        .map_err(RuntimeError::file("write", path))
 }
 
 #[cfg(test)]

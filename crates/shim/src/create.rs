@@ -120,7 +120,7 @@ impl Creation<'_> {
             bundle,
             log: (!request.log_path.is_empty()).then(|| request.log_path.clone().into()),
             record_dir: request.record_dir.clone().into(),
-            seccomp_program: self.pod.seccomp_program(&request.container_id),
+            seccomp_program: request.seccomp_program.clone().into(),
         })
     }
 

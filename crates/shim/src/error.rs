@@ -121,8 +121,6 @@ pub(crate) enum ShimError {
     CreateFailed { id: String, message: String },
     #[error("process {pid} ended before it could be examined")]
     InitEnded { pid: i32, source: Errno },
-    #[error("remove {}", path.display())]
-    RemoveSeccompProgram { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Runtime(RuntimeError),
     #[error("start container {id:?}: {message}")]
@@ -213,7 +211,6 @@ impl ShimError {
             | Self::HelperEnded
             | Self::CreateFailed { .. }
             | Self::InitEnded { .. }
-            | Self::RemoveSeccompProgram { .. }
             | Self::Runtime(_)
             | Self::WriteExitRecord { .. }
             | Self::EncodeExitRecord { .. }

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     ffi::CString,
-    fs, io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -106,25 +105,12 @@ impl Pod {
         self.runtime_dir.join("oci")
     }
 
-    /// Where the compiled seccomp filter of a container is.
-    pub(crate) fn seccomp_program(&self, container_id: &str) -> PathBuf {
-        self.runtime_dir.join(format!("{container_id}.bpf"))
-    }
-
-    /// Removes what was made for a container outside of its own directories: the mount of its root, libcontainer's
-    /// state and the seccomp filter. Tries everything and returns what failed.
+    /// Removes what was made for a container outside of its own directories: the mount of its root and libcontainer's
+    /// state. Tries everything and returns what failed.
     pub(crate) fn forget(&self, container_id: &str, rootfs: &Path) -> Vec<ShimError> {
-        let program = self.seccomp_program(container_id);
-        let unlinked = match fs::remove_file(&program) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(ShimError::RemoveSeccompProgram { path: program, source })
-            }
-            _ => Ok(()),
-        };
         let results = [
             runtime::create::unmount_rootfs(rootfs).map_err(ShimError::Runtime),
             runtime::create::forget(&self.state_root(), container_id).map_err(ShimError::Runtime),
-            unlinked,
         ];
         results.into_iter().filter_map(Result::err).collect()
     }
