@@ -26,6 +26,7 @@ mod mounts;
 mod namespaces;
 mod node;
 mod restart;
+mod stats;
 mod stops;
 mod unimplemented;
 mod users;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         namespaces::tests(),
         node::tests(),
         restart::tests(),
+        stats::tests(),
         stops::tests(),
         unimplemented::tests(),
         users::tests(),

@@ -1,10 +1,9 @@
 //! Calls that this release does not serve say so, by name.
 
 use cri_api::v1::{
-    AttachRequest, CheckpointContainerRequest, CheckpointPodRequest, ContainerStatsRequest,
-    ExecRequest, GetEventsRequest, ListContainerStatsRequest, ListMetricDescriptorsRequest,
-    ListPodSandboxMetricsRequest, ListPodSandboxStatsRequest, PodSandboxStatsRequest,
-    PortForwardRequest, PullImageRequest, RestorePodRequest, StreamContainerStatsRequest,
+    AttachRequest, CheckpointContainerRequest, CheckpointPodRequest, ExecRequest, GetEventsRequest,
+    ListMetricDescriptorsRequest, ListPodSandboxMetricsRequest, ListPodSandboxStatsRequest,
+    PodSandboxStatsRequest, PortForwardRequest, PullImageRequest, RestorePodRequest,
     StreamPodSandboxMetricsRequest, StreamPodSandboxStatsRequest, UpdateContainerResourcesRequest,
     UpdatePodSandboxResourcesRequest,
 };
@@ -28,9 +27,6 @@ async fn calls_say_their_name(t: &mut Scenario) {
         "Exec" exec ExecRequest,
         "Attach" attach AttachRequest,
         "PortForward" port_forward PortForwardRequest,
-        "ContainerStats" container_stats ContainerStatsRequest,
-        "ListContainerStats" list_container_stats ListContainerStatsRequest,
-        "StreamContainerStats" stream_container_stats StreamContainerStatsRequest,
         "PodSandboxStats" pod_sandbox_stats PodSandboxStatsRequest,
         "ListPodSandboxStats" list_pod_sandbox_stats ListPodSandboxStatsRequest,
         "StreamPodSandboxStats" stream_pod_sandbox_stats StreamPodSandboxStatsRequest,

@@ -14,6 +14,7 @@ pub(crate) mod sandbox_status;
 mod seccomp;
 mod security;
 pub(crate) mod signal;
+pub(crate) mod stats;
 
 use std::{
     collections::{BTreeMap, HashMap},

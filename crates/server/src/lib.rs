@@ -25,6 +25,7 @@ mod runtime_service;
 mod sandboxes;
 mod serve;
 mod service;
+mod stats;
 mod status;
 mod unsupported;
 

@@ -11,6 +11,7 @@ use crate::{
     paging::Pages,
     sandboxes,
     service::Cri,
+    stats,
     unsupported::unsupported,
 };
 
@@ -21,7 +22,7 @@ type NoStream<M> = Empty<Result<M, Status>>;
 impl RuntimeService for Cri {
     type StreamPodSandboxesStream = Pages<StreamPodSandboxesResponse>;
     type StreamContainersStream = Pages<StreamContainersResponse>;
-    type StreamContainerStatsStream = NoStream<StreamContainerStatsResponse>;
+    type StreamContainerStatsStream = Pages<StreamContainerStatsResponse>;
     type StreamPodSandboxStatsStream = NoStream<StreamPodSandboxStatsResponse>;
     type StreamPodSandboxMetricsStream = NoStream<StreamPodSandboxMetricsResponse>;
     type GetContainerEventsStream = NoStream<ContainerEventResponse>;
@@ -216,23 +217,30 @@ impl RuntimeService for Cri {
 
     async fn container_stats(
         &self,
-        _: Request<ContainerStatsRequest>,
+        request: Request<ContainerStatsRequest>,
     ) -> Reply<ContainerStatsResponse> {
-        Err(unsupported("ContainerStats"))
+        let request = request.into_inner();
+        let span = debug_span!("ContainerStats", container_id = shown(&request.container_id));
+        while_wanted("ContainerStats", span, stats::container(self.clone(), request)).await
     }
 
     async fn list_container_stats(
         &self,
-        _: Request<ListContainerStatsRequest>,
+        request: Request<ListContainerStatsRequest>,
     ) -> Reply<ListContainerStatsResponse> {
-        Err(unsupported("ListContainerStats"))
+        let filter = request.into_inner().filter;
+        let span = debug_span!("ListContainerStats");
+        while_wanted("ListContainerStats", span, stats::list_containers(self.clone(), filter)).await
     }
 
     async fn stream_container_stats(
         &self,
-        _: Request<StreamContainerStatsRequest>,
+        request: Request<StreamContainerStatsRequest>,
     ) -> Reply<Self::StreamContainerStatsStream> {
-        Err(unsupported("StreamContainerStats"))
+        let filter = request.into_inner().filter;
+        let span = debug_span!("StreamContainerStats");
+        while_wanted("StreamContainerStats", span, stats::stream_containers(self.clone(), filter))
+            .await
     }
 
     async fn pod_sandbox_stats(

@@ -105,7 +105,7 @@ impl<'a> Life<'a> {
     }
 }
 
-fn metadata(record: &ContainerRecord) -> cri::ContainerMetadata {
+pub(super) fn metadata(record: &ContainerRecord) -> cri::ContainerMetadata {
     let model::ContainerMetadata { name, attempt } = record.config.metadata.clone();
     cri::ContainerMetadata { name, attempt }
 }

@@ -171,6 +171,8 @@ async fn of_the_43_rpcs_these_are_served() {
         "StreamPodSandboxes",
         "ListContainers",
         "StreamContainers",
+        "ListContainerStats",
+        "StreamContainerStats",
         "Status",
         "RuntimeConfig",
         "UpdateRuntimeConfig",
@@ -190,6 +192,7 @@ async fn of_the_43_rpcs_these_are_served() {
         "ContainerStatus",
         "ReopenContainerLog",
         "ExecSync",
+        "ContainerStats",
         "ImageStatus",
         "RemoveImage",
     ];
@@ -236,6 +239,8 @@ async fn ids_that_name_nothing() {
         assert_eq!(code(runtime.pod_sandbox_status(request).await), status, "sandbox {id:.70}");
         let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
         assert_eq!(code(runtime.container_status(request).await), status, "container {id:.70}");
+        let request = ContainerStatsRequest { container_id: id.to_owned() };
+        assert_eq!(code(runtime.container_stats(request).await), status, "statistics {id:.70}");
     }
 }
 
