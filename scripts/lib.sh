@@ -1,4 +1,5 @@
-# Shared by the scripts beside it; sourced, never run. shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
+# Shared by the scripts beside it; sourced, never run.
 
 root_directory=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 target_directory=${CARGO_TARGET_DIR:-$root_directory/target}

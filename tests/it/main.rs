@@ -14,6 +14,7 @@
 
 mod bad_input;
 mod check;
+mod clients;
 mod command;
 mod cycles;
 mod exec;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     let modules = [
         bad_input::tests(),
         check::tests(),
+        clients::tests(),
         command::tests(),
         cycles::tests(),
         exec::tests(),

@@ -151,7 +151,12 @@ impl Instance {
     /// The `usnea` command with `args`, as the user, ready to run.
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Command {
-        let program = self.bin.join("usnea");
+        self.command_of(&self.bin.join("usnea"), args)
+    }
+
+    /// Any program with `args`, as the user and where the daemon is started, ready to run.
+    #[must_use]
+    pub fn command_of(&self, program: &Path, args: &[&str]) -> Command {
         let mut command = match &self.stage {
             Some(stage) => {
                 let mut command = stage.command(&self.account);

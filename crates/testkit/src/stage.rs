@@ -12,7 +12,8 @@ use std::{
 
 use crate::Account;
 
-/// Arguments: bin-dir mount-point uid gid [cgroup-name]. Says "ready" and stays until standard input ends.
+/// Arguments: bin-dir mount-point uid gid [cgroup-name]. Says "ready" and stays until standard input ends, then kills what is left in
+/// the cgroup: a test run that was interrupted has no other chance to.
 const SCRIPT: &str = r#"
 set -eu
 mount --bind "$1" "$2"
@@ -28,7 +29,10 @@ if [ -n "$5" ]; then
 fi
 cd /
 echo ready
-exec cat >/dev/null
+cat >/dev/null
+if [ -n "$5" ] && cd "/sys/fs/cgroup/$5" 2>/dev/null; then
+    echo 1 >cgroup.kill
+fi
 "#;
 
 /// Keeps the namespace alive; ends with this process at the latest.
