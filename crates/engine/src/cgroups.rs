@@ -48,6 +48,11 @@ impl Cgroups {
         }
     }
 
+    /// Kills whatever lives at `path`; absent is dead already.
+    pub(crate) fn kill(&self, path: &Path) -> io::Result<()> {
+        absent_is_none(self.root.descend(path))?.map_or(Ok(()), |cgroup| cgroup.kill())
+    }
+
     /// Kills whatever lives at `parent/name` and removes it; absent is removed already.
     pub(crate) fn destroy(&self, parent: &Path, name: &str) -> io::Result<()> {
         let Some(parent) = absent_is_none(self.root.descend(parent))? else { return Ok(()) };

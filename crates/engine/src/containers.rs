@@ -204,6 +204,8 @@ impl Inner {
         let bytes = clock::random_bytes().map_err(|e| internal("make an id", e))?;
         let id = ContainerId::from_random(bytes);
         let target = inner.pid_target(sandbox, &config)?;
+        // Until the registry says that its layers are in use, nobody may remove them.
+        let images = inner.image_gate.read().await;
         let (record, bundle) = {
             let (inner, id, pod) = (Arc::clone(inner), id.clone(), sandbox.record());
             blocking(move || inner.prepare_container(&pod, id, config)).await?
@@ -212,6 +214,7 @@ impl Inner {
         let container = Arc::new(Container::new(Arc::clone(sandbox), record, false));
         // Registered before it exists, because its exit may be reported before the reply.
         inner.registry.insert_container(id.clone(), Arc::clone(&container));
+        drop(images);
         match Self::create_by_shim(sandbox, &container, request).await {
             Ok(()) => {
                 container.list();
@@ -381,7 +384,7 @@ impl Inner {
                 container_id: record.id.to_string(),
                 signal: record.stop_signal.number(),
             });
-            if let Err(error) = shim.call(call, &[]).await {
+            if let Err(error) = shim.ask(call).await {
                 tracing::debug!(container_id = %record.id, %error, "signal container");
             }
         }
@@ -405,8 +408,9 @@ impl Inner {
         if let Some(shim) = container.sandbox.shim() {
             let id = record.id.to_string();
             let call = Call::KillContainer(v1::KillContainer { container_id: id });
-            if let Err(error) = shim.call(call, &[]).await {
+            if let Err(error) = shim.ask(call).await {
                 tracing::debug!(container_id = %record.id, %error, "kill by shim");
+                self.kill_without_shim(container, &record);
             }
         }
         if container.exited(KILL_TIMEOUT).await {
@@ -416,6 +420,16 @@ impl Inner {
         Err(EngineError::Shim { id: record.sandbox_id.clone(), source: silent })
     }
 
+    /// For a shim that is busy or stuck; it reports the exit when it comes round.
+    fn kill_without_shim(&self, container: &Container, record: &ContainerRecord) {
+        container.kill_init();
+        if let (Some(cgroups), Some(path)) = (&self.cgroups, &record.cgroup)
+            && let Err(error) = cgroups.kill(Path::new(path))
+        {
+            tracing::warn!(container_id = %record.id, %error, "kill by cgroup");
+        }
+    }
+
     /// Ends `container`, removes its files and forgets it.
     pub(crate) async fn remove_files(
         inner: &Arc<Self>,
@@ -423,13 +437,17 @@ impl Inner {
     ) -> Result<(), EngineError> {
         let _gate = container.gate.lock().await;
         let record = container.record();
+        if inner.registry.container_by_id(record.id.as_str()).is_none() {
+            // Another call was faster, and the key may be somebody else's by now.
+            return Ok(());
+        }
         if let Some(shim) = container.sandbox.shim() {
             if container.pid().is_some() && !matches!(record.state, ContainerState::Exited { .. }) {
                 inner.kill(container).await?;
             }
             let id = record.id.to_string();
             let call = Call::RemoveContainer(v1::RemoveContainer { container_id: id });
-            match shim.call(call, &[]).await {
+            match shim.ask(call).await {
                 Ok(_) | Err(ClientError::Closed) => {}
                 Err(error) => return Err(shim_failure(&record.sandbox_id, error)),
             }
@@ -454,7 +472,7 @@ impl Inner {
         {
             cgroups.destroy(parent, record.id.as_str())?;
         }
-        remove_tree(&self.places.container(&record.id))
+        records::remove(&self.places.container(&record.id))
     }
 }
 

@@ -32,6 +32,8 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(1);
 /// How long a killed command may take to be reported.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_BYTES: usize = 32 << 10;
+/// Stands for no limit, without overflowing a point in time.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Engine {
     /// Runs `argv` in a running container, as the container's own user and under its restrictions.
@@ -51,15 +53,19 @@ impl Engine {
     ) -> Result<ExecOutput, EngineError> {
         let container = self.inner.registry.find_container(query)?;
         let (record, shim) = running(&container, "exec in container")?;
-        let mut command =
-            Command::start(shim, &record.sandbox_id, record.id.as_str(), argv).await?;
-        let limit = timeout.unwrap_or(Duration::MAX);
-        match tokio::time::timeout(limit, command.finish()).await {
+        let limit = timeout.unwrap_or(LONGEST).min(LONGEST);
+        let deadline = tokio::time::Instant::now() + limit;
+        let late = |_elapsed| EngineError::DeadlineExceeded {
+            operation: format!("exec in container {}", record.id),
+            seconds: limit.as_secs(),
+        };
+        let start = Command::start(shim, &record.sandbox_id, record.id.as_str(), argv);
+        let mut command = tokio::time::timeout_at(deadline, start).await.map_err(late)??;
+        match tokio::time::timeout_at(deadline, command.finish()).await {
             Ok(finished) => finished.map_err(|error| shim_failure(&record.sandbox_id, error)),
-            Err(_elapsed) => {
+            Err(elapsed) => {
                 command.kill().await;
-                let operation = format!("exec in container {}", record.id);
-                Err(EngineError::DeadlineExceeded { operation, seconds: limit.as_secs() })
+                Err(late(elapsed))
             }
         }
     }
@@ -133,7 +139,7 @@ impl Command {
     /// Kills the command with everything that it started, and waits until it is gone.
     async fn kill(&mut self) {
         let call = Call::KillExec(v1::KillExec { exec_id: self.exec_id.clone() });
-        if let Err(error) = self.shim.call(call, &[]).await {
+        if let Err(error) = self.shim.ask(call).await {
             tracing::debug!(exec_id = self.exec_id, %error, "kill exec");
         }
         if let Some(exit) = self.exit.take() {
@@ -155,7 +161,7 @@ impl Drop for Command {
             let (shim, exec_id) = (self.shim.clone(), self.exec_id.clone());
             shim.forget_exec(&exec_id);
             tokio::spawn(async move {
-                shim.call(Call::KillExec(v1::KillExec { exec_id }), &[]).await.ok();
+                shim.ask(Call::KillExec(v1::KillExec { exec_id })).await.ok();
             });
         }
     }

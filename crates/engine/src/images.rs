@@ -16,17 +16,23 @@ use crate::{
 
 impl Engine {
     /// All images.
-    #[must_use]
-    pub fn images(&self) -> Vec<Image> {
-        self.inner.images.list()
+    ///
+    /// # Errors
+    /// [`EngineError::Internal`] for a bug only.
+    pub async fn images(&self) -> Result<Vec<Image>, EngineError> {
+        // The store may have to read records, and wait for an import that is writing some.
+        let inner = Arc::clone(&self.inner);
+        blocking(move || Ok(inner.images.list())).await
     }
 
     /// The image that `reference` names: id, prefix of an id, tag or digest.
     ///
     /// # Errors
     /// [`EngineError::Invalid`] for what is no reference or an ambiguous one.
-    pub fn image(&self, reference: &str) -> Result<Option<Image>, EngineError> {
-        self.inner.find_image(reference)
+    pub async fn image(&self, reference: &str) -> Result<Option<Image>, EngineError> {
+        let inner = Arc::clone(&self.inner);
+        let reference = reference.to_owned();
+        blocking(move || inner.find_image(&reference)).await
     }
 
     /// Removes the image that `reference` names with all its tags; layers that containers use stay until the next
@@ -37,6 +43,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Internal`] when the disk fails.
     pub async fn remove_image(&self, reference: &str) -> Result<(), EngineError> {
+        let _gate = self.inner.image_gate.write().await;
         let inner = Arc::clone(&self.inner);
         let reference = reference.to_owned();
         blocking(move || {

@@ -69,6 +69,8 @@ struct Inner {
     shim_program: ShimProgram,
     images: Arc<image::Store>,
     image_users: ImageUsers,
+    /// Held for writing by whoever removes an image, for reading while a container is being made of one.
+    image_gate: tokio::sync::RwLock<()>,
     clock: Clock,
     registry: Registry,
     sandbox_keys: Keys<SandboxKey, SandboxId>,

@@ -49,9 +49,18 @@ impl Sandbox {
 
     /// Changes the record in memory; the caller has it written.
     pub(crate) fn apply(&self, event: SandboxEvent) -> Result<Arc<SandboxRecord>, TransitionError> {
-        let state = self.record.borrow().state.apply(event)?;
-        self.record.send_modify(|record| Arc::make_mut(record).state = state);
-        Ok(self.record())
+        let mut refused = None;
+        self.record.send_if_modified(|record| match record.state.apply(event) {
+            Ok(state) => {
+                Arc::make_mut(record).state = state;
+                true
+            }
+            Err(error) => {
+                refused = Some(error);
+                false
+            }
+        });
+        refused.map_or_else(|| Ok(self.record()), Err)
     }
 
     pub(crate) fn set_pause(&self, pid: i32) {
@@ -126,9 +135,19 @@ impl Container {
         &self,
         event: ContainerEvent,
     ) -> Result<Arc<ContainerRecord>, TransitionError> {
-        let state = self.record.borrow().state.apply(event)?;
-        self.record.send_modify(|record| Arc::make_mut(record).state = state);
-        Ok(self.record())
+        // In one step: the reply to a start and the notice of the exit arrive on different tasks.
+        let mut refused = None;
+        self.record.send_if_modified(|record| match record.state.apply(event) {
+            Ok(state) => {
+                Arc::make_mut(record).state = state;
+                true
+            }
+            Err(error) => {
+                refused = Some(error);
+                false
+            }
+        });
+        refused.map_or_else(|| Ok(self.record()), Err)
     }
 
     /// Waits until the container has exited; returns whether it has within `limit`.

@@ -18,7 +18,7 @@ pub(crate) const EXIT: &str = "exit.json";
 pub(crate) enum Durability {
     /// It survives a power failure.
     Synced,
-    /// It survives the end of this process; what it says does not outlive the machine anyway.
+    /// After a power failure it may be the one before; what it says does not outlive the machine anyway.
     Ordered,
 }
 
@@ -33,14 +33,26 @@ pub(crate) fn write<T: Serialize>(
     let temporary = directory.join(format!(".{name}.new"));
     let mut file = File::create(&temporary)?;
     file.write_all(&bytes)?;
-    if durability == Durability::Synced {
-        file.sync_data()?;
-    }
+    // Always: on some file systems a rename may reach the disk before the data does.
+    file.sync_data()?;
     fs::rename(&temporary, directory.join(name))?;
     if durability == Durability::Synced {
         File::open(directory)?.sync_all()?;
     }
     Ok(())
+}
+
+/// Removes the directory of an object, its record first: a removal that is cut short leaves something unfinished, not
+/// an object that lacks a part.
+pub(crate) fn remove(directory: &Path) -> io::Result<()> {
+    match fs::remove_file(directory.join(RECORD)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        result => result?,
+    }
+    fs::remove_dir_all(directory).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    })
 }
 
 /// Reads `<directory>/<name>`.

@@ -87,6 +87,7 @@ impl Inner {
             shim_program,
             images: Arc::new(images),
             image_users: ImageUsers::default(),
+            image_gate: tokio::sync::RwLock::default(),
             clock: Clock::default(),
             registry: Registry::default(),
             sandbox_keys: Keys::new(),

@@ -210,8 +210,15 @@ impl Inner {
         self.node_network.as_ref().filter(|_| node)
     }
 
+    /// Writes the record of a sandbox whose state changes whether or not the disk takes it: what must end, ends.
+    pub(crate) async fn note_sandbox(&self, record: &Arc<SandboxRecord>) {
+        if let Err(error) = self.write_sandbox(record, Durability::Ordered).await {
+            tracing::warn!(pod_sandbox_id = %record.id, %error, "the record stays behind");
+        }
+    }
+
     /// Writes the record of a sandbox.
-    pub(crate) async fn write_sandbox(
+    async fn write_sandbox(
         &self,
         record: &Arc<SandboxRecord>,
         durability: Durability,

@@ -17,7 +17,7 @@ use crate::{
     error::internal,
     objects::{Container, Sandbox},
     places::{self, POD_CGROUPS, SHIM_CGROUPS},
-    records::Durability,
+    records,
     sandboxes::blocking,
 };
 
@@ -77,10 +77,10 @@ impl Inner {
         }
         let transition = |source| internal("stop the pod sandbox", source);
         let stopping = sandbox.apply(SandboxEvent::StopBegun).map_err(transition)?;
-        inner.write_sandbox(&stopping, Durability::Ordered).await?;
+        inner.note_sandbox(&stopping).await;
         Self::end_processes(inner, sandbox).await?;
         let stopped = sandbox.apply(SandboxEvent::Stopped).map_err(transition)?;
-        inner.write_sandbox(&stopped, Durability::Ordered).await?;
+        inner.note_sandbox(&stopped).await;
         tracing::info!(pod_sandbox_id = %stopped.id, "pod sandbox stopped");
         Ok(())
     }
@@ -109,16 +109,16 @@ impl Inner {
         let (cleaner, id) = (Arc::clone(inner), record.id.clone());
         let names: Vec<String> = containers.iter().map(|c| c.record().id.to_string()).collect();
         let pod = places::pod_cgroup(&record.id, &record.config);
-        blocking(move || {
+        let removed = blocking(move || {
             cleaner
                 .remove_runtime(&id, &pod, &names)
                 .map_err(|source| internal("remove what the pod sandbox ran in", source))
         })
-        .await?;
+        .await;
         for container in &containers {
             inner.container_lost(container);
         }
-        Ok(())
+        removed
     }
 
     /// Tries everything and returns the first failure.
@@ -138,6 +138,10 @@ impl Inner {
 
     async fn remove(inner: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<(), EngineError> {
         let _gate = sandbox.gate.lock().await;
+        if !inner.registry.has_sandbox(&sandbox.record().id) {
+            // Another call was faster, and the key may be somebody else's by now.
+            return Ok(());
+        }
         Self::stop_locked(inner, sandbox).await?;
         let record = sandbox.record();
         for container in inner.registry.containers_of(&record.id) {
@@ -148,7 +152,7 @@ impl Inner {
             .map_err(|source| internal("remove the pod sandbox", source))?;
         let directory = inner.places.sandbox(&removing.id);
         blocking(move || {
-            remove_tree(&directory).map_err(|e| internal("remove the sandbox's directory", e))
+            records::remove(&directory).map_err(|e| internal("remove the sandbox's directory", e))
         })
         .await?;
         inner.registry.remove_sandbox(&removing.id);

@@ -9,6 +9,9 @@ use crate::InvalidField;
 const LONGEST_PATH_BYTES: usize = 4095;
 const LONGEST_COMPONENT_BYTES: usize = 255;
 
+/// Where the node has its daemons, its shims, and pods without a `cgroup_parent`.
+const RESERVED_CGROUPS: [&str; 4] = ["/exec", "/shims", "/system", "/usnea"];
+
 macro_rules! checked_path {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -132,7 +135,11 @@ impl CgroupPath {
         if !path.is_absolute() {
             return refuse("is not absolute; Usnea uses the cgroupfs driver, not systemd slices");
         }
-        Ok(Self(cleaned(path)))
+        let path = cleaned(path);
+        if RESERVED_CGROUPS.iter().any(|reserved| path.starts_with(reserved)) {
+            return refuse("is a cgroup of Usnea's own; choose another name");
+        }
+        Ok(Self(path))
     }
 }
 
@@ -202,7 +209,8 @@ mod tests {
     fn cgroup_paths() {
         let parse = |text| CgroupPath::parse("cgroup_parent", text);
         assert_eq!(parse("/kubepods//pod1/").expect("ok").as_path(), Path::new("/kubepods/pod1"));
-        for bad in ["", "kubepods", "/a/../b", "user.slice"] {
+        parse("/usnea-pods").expect("only a whole component is reserved");
+        for bad in ["", "kubepods", "/a/../b", "user.slice", "/usnea/x", "/./shims", "/system"] {
             parse(bad).expect_err(bad);
         }
     }

@@ -10,7 +10,7 @@ use tonic::Request;
 use tracing::{debug_span, info_span};
 
 use crate::{
-    call::{Reply, at_once, shown, to_its_end, while_wanted},
+    call::{Reply, shown, to_its_end, while_wanted},
     images,
     paging::Pages,
     service::Cri,
@@ -23,7 +23,8 @@ impl ImageService for Cri {
 
     async fn list_images(&self, request: Request<ListImagesRequest>) -> Reply<ListImagesResponse> {
         let span = debug_span!("ListImages");
-        at_once("ListImages", &span, || images::list(self, request.into_inner().filter))
+        let list = images::list(self.clone(), request.into_inner().filter);
+        while_wanted("ListImages", span, list).await
     }
 
     async fn stream_images(
@@ -31,7 +32,8 @@ impl ImageService for Cri {
         request: Request<StreamImagesRequest>,
     ) -> Reply<Self::StreamImagesStream> {
         let span = debug_span!("StreamImages");
-        at_once("StreamImages", &span, || images::stream(self, request.into_inner().filter))
+        let stream = images::stream(self.clone(), request.into_inner().filter);
+        while_wanted("StreamImages", span, stream).await
     }
 
     async fn image_status(
@@ -41,7 +43,7 @@ impl ImageService for Cri {
         let request = request.into_inner();
         let image_ref = request.image.as_ref().map_or("", |spec| shown(&spec.image));
         let span = debug_span!("ImageStatus", image_ref);
-        at_once("ImageStatus", &span, || images::status(self, request))
+        while_wanted("ImageStatus", span, images::status(self.clone(), request)).await
     }
 
     async fn pull_image(&self, _: Request<PullImageRequest>) -> Reply<PullImageResponse> {

@@ -8,28 +8,28 @@ use engine::EngineError;
 use crate::{clock::now, convert::image, filter, paging, service::Cri, status::CallError};
 
 /// `ListImages`
-pub(crate) fn list(
-    cri: &Cri,
+pub(crate) async fn list(
+    cri: Cri,
     filter: Option<cri::ImageFilter>,
 ) -> Result<cri::ListImagesResponse, CallError> {
-    let list = cri::ListImagesResponse { images: selected(cri, filter)? };
+    let list = cri::ListImagesResponse { images: selected(&cri, filter).await? };
     paging::one_message("ListImages", "StreamImages", list)
 }
 
 /// `StreamImages`
-pub(crate) fn stream(
-    cri: &Cri,
+pub(crate) async fn stream(
+    cri: Cri,
     filter: Option<cri::ImageFilter>,
 ) -> Result<paging::Pages<cri::StreamImagesResponse>, CallError> {
-    Ok(paging::pages(selected(cri, filter)?, |images| cri::StreamImagesResponse { images }))
+    Ok(paging::pages(selected(&cri, filter).await?, |images| cri::StreamImagesResponse { images }))
 }
 
 /// `ImageStatus`. An absent image is an empty answer.
-pub(crate) fn status(
-    cri: &Cri,
+pub(crate) async fn status(
+    cri: Cri,
     request: cri::ImageStatusRequest,
 ) -> Result<cri::ImageStatusResponse, CallError> {
-    let found = cri.engine.image(&image::reference(request.image)?)?;
+    let found = cri.engine.image(&image::reference(request.image)?).await?;
     let info = found.as_ref().filter(|_| request.verbose).map_or_else(HashMap::new, image::info);
     Ok(cri::ImageStatusResponse { image: found.as_ref().map(image::to_cri), info })
 }
@@ -49,19 +49,22 @@ pub(crate) async fn fs_info(cri: Cri) -> Result<cri::ImageFsInfoResponse, CallEr
     Ok(image::fs_info(&usage, now()))
 }
 
-fn selected(cri: &Cri, filter: Option<cri::ImageFilter>) -> Result<Vec<cri::Image>, CallError> {
+async fn selected(
+    cri: &Cri,
+    filter: Option<cri::ImageFilter>,
+) -> Result<Vec<cri::Image>, CallError> {
     let text = filter.and_then(|filter| filter.image).unwrap_or_default().image;
-    let named = named(cri, &text)?;
+    let named = named(cri, &text).await?;
     let select = filter::images(&text, named.as_deref());
-    Ok(cri.engine.images().iter().map(image::to_cri).filter(select).collect())
+    Ok(cri.engine.images().await?.iter().map(image::to_cri).filter(select).collect())
 }
 
 /// The id of the image that a filter's text names. A text that is no reference selects nothing; it is no error.
-fn named(cri: &Cri, text: &str) -> Result<Option<String>, CallError> {
+async fn named(cri: &Cri, text: &str) -> Result<Option<String>, CallError> {
     if text.is_empty() {
         return Ok(None);
     }
-    match cri.engine.image(text) {
+    match cri.engine.image(text).await {
         Ok(image) => Ok(image.map(|image| image.id.to_string())),
         Err(EngineError::Invalid(_)) => Ok(None),
         Err(error) => Err(error.into()),
