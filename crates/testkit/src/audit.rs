@@ -14,8 +14,8 @@ use crate::processes::{self, Process};
 /// How long removed things may take to vanish, such as the last zombie of a killed pod.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
-/// What may grow below the data directory: images, and directories that hold one entry per pod or container.
-const STORES: [&str; 3] = ["images", "layers", "blobs"];
+/// What may grow: images, compiled seccomp filters by profile, and directories that hold one entry per pod or container.
+const STORES: [&str; 4] = ["images", "layers", "blobs", "seccomp"];
 const PARENTS: [&str; 3] = ["pods", "containers", "quarantine"];
 /// Cgroups that stay: of the daemon and holder, of commands run in the node, and the parents of shims' and pods' cgroups.
 const RESIDENT_CGROUPS: [&str; 4] = ["system", "exec", "shims", "usnea"];
