@@ -1,7 +1,7 @@
 //! Unix sockets that keep message boundaries and carry descriptors.
 
 use std::{
-    io::{IoSlice, IoSliceMut},
+    io::IoSlice,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     path::Path,
 };
@@ -9,14 +9,16 @@ use std::{
 use nix::{
     errno::Errno,
     sys::socket::{
-        AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType,
-        UnixAddr, UnixCredentials, accept4, bind, connect, getsockopt, listen, recvmsg, sendmsg,
-        socket, sockopt,
+        AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr,
+        UnixCredentials, accept4, bind, connect, getsockopt, listen, sendmsg, socket, sockopt,
     },
 };
 
 /// Most descriptors that one message may carry.
 pub const MAX_FDS: usize = 16;
+
+/// Most descriptors that Linux lets one message carry: `SCM_MAX_FD`, see `unix(7)`.
+const SCM_MAX_FD: usize = 253;
 
 /// One message as received.
 #[derive(Debug)]
@@ -92,32 +94,64 @@ pub fn send(connection: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Resu
 
 /// Receives one message of at most `max_bytes`.
 ///
+/// The connection must not ask for other control messages than descriptors (`SO_PASSCRED` and its like).
+///
 /// # Errors
-/// `EMSGSIZE` when the message or its descriptors did not fit (they are dropped), `EAGAIN` when non-blocking and
-/// nothing waits.
+/// `EMSGSIZE` when the message has more bytes or descriptors than allowed, or more descriptors than this process may
+/// open (they are closed), `EAGAIN` when non-blocking and nothing waits.
 pub fn recv(connection: impl AsFd, max_bytes: usize) -> Result<Message, Errno> {
     let mut bytes = vec![0; max_bytes];
-    let mut control = nix::cmsg_space!([RawFd; MAX_FDS]);
-    let mut slices = [IoSliceMut::new(&mut bytes)];
-    let received = recvmsg::<()>(
-        connection.as_fd().as_raw_fd(),
-        &mut slices,
-        Some(&mut control),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
-    let mut fds = Vec::new();
-    for message in received.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(raw) = message {
-            // SAFETY: the kernel has just installed these descriptors for us and nobody else owns them.
-            fds.extend(raw.into_iter().map(|raw| unsafe { OwnedFd::from_raw_fd(raw) }));
-        }
-    }
-    let (length, flags) = (received.bytes, received.flags);
-    if flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
+    let mut control = Control::new();
+    let mut slice = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: all of msghdr's fields are integers and pointers, for which zero is a value.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut slice;
+    header.msg_iovlen = 1;
+    header.msg_control = (&raw mut control).cast();
+    header.msg_controllen = size_of::<Control>();
+    let connection = connection.as_fd().as_raw_fd();
+    // Not nix's, which hides the descriptors of a truncated message, so that nobody could close them.
+    // SAFETY: `header` describes `bytes` and `control` with their lengths, and both outlive the call.
+    let ret = unsafe { libc::recvmsg(connection, &raw mut header, libc::MSG_CMSG_CLOEXEC) };
+    let length = Errno::result(ret)?;
+    // SAFETY: `control` is what recvmsg has just filled.
+    let fds = unsafe { control.into_fds() };
+    let truncated = header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
+    if truncated || fds.len() > MAX_FDS {
         return Err(Errno::EMSGSIZE);
     }
-    bytes.truncate(length);
+    bytes.truncate(usize::try_from(length).map_err(|_negative| Errno::EMSGSIZE)?);
     Ok(Message { bytes, fds })
+}
+
+/// Room for the one control message with descriptors that the kernel makes of all that were sent.
+///
+/// There is room for more than we take, because the kernel installs those that fit before it says that some did not.
+#[repr(C)]
+struct Control {
+    header: libc::cmsghdr,
+    fds: [RawFd; SCM_MAX_FD],
+}
+
+impl Control {
+    fn new() -> Self {
+        // SAFETY: all of cmsghdr's fields are integers.
+        let header = unsafe { std::mem::zeroed() };
+        Self { header, fds: [-1; SCM_MAX_FD] }
+    }
+
+    /// Takes what has been received.
+    ///
+    /// # Safety
+    /// recvmsg(2) must have filled `self`, or left it as it was made.
+    unsafe fn into_fds(self) -> Vec<OwnedFd> {
+        if (self.header.cmsg_level, self.header.cmsg_type) != (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            return Vec::new();
+        }
+        let installed = self.fds.into_iter().take_while(|fd| *fd >= 0);
+        // SAFETY: the kernel has overwritten -1 by a descriptor that it has installed for us; nobody else owns it.
+        installed.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect()
+    }
 }
 
 #[cfg(test)]
@@ -125,6 +159,14 @@ mod tests {
     use std::{
         fs::File,
         io::{Read, Write},
+        process::Command,
+    };
+
+    use nix::{
+        fcntl::OFlag,
+        poll::{PollFd, PollFlags, poll},
+        sys::resource::{Resource, getrlimit, setrlimit},
+        unistd::pipe2,
     };
 
     use super::*;
@@ -160,6 +202,50 @@ mod tests {
         let (a, b) = pair();
         send(&a, &[7; 100], &[]).expect("send");
         assert_eq!(recv(&b, 10).expect_err("too long"), Errno::EMSGSIZE);
+    }
+
+    /// Whether nobody has the other end of `pipe` open any more, within 5 s: other tests' children may hold copies
+    /// until they exec.
+    fn is_abandoned(pipe: &OwnedFd) -> bool {
+        poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::empty())], 5000_u16).expect("poll") == 1
+    }
+
+    #[test]
+    fn as_many_descriptors_as_allowed_arrive_and_more_are_closed() {
+        let (a, b) = pair();
+        let (read, write) = pipe2(OFlag::O_CLOEXEC).expect("pipe");
+        send(&a, b"x", &[write.as_fd(); MAX_FDS]).expect("send");
+        assert_eq!(recv(&b, 1).expect("recv").fds.len(), MAX_FDS);
+        for count in [MAX_FDS + 1, 253] {
+            send(&a, b"x", &vec![write.as_fd(); count]).expect("send");
+            assert_eq!(recv(&b, 1).map(drop), Err(Errno::EMSGSIZE), "{count} descriptors");
+        }
+        drop(write);
+        assert!(is_abandoned(&read));
+    }
+
+    #[test]
+    fn descriptors_beyond_the_process_limit_are_an_error_and_the_others_closed() {
+        let this = std::env::current_exe().expect("this program");
+        let test = "seqpacket::tests::in_a_process_of_its_own_with_two_descriptors_left";
+        let output = Command::new(this).args(["--ignored", "--exact", test]).output().expect("run");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    }
+
+    #[test]
+    #[ignore = "limits its whole process; another test runs it"]
+    fn in_a_process_of_its_own_with_two_descriptors_left() {
+        let (a, b) = pair();
+        let (read, write) = pipe2(OFlag::O_CLOEXEC).expect("pipe");
+        send(&a, b"x", &[write.as_fd(); 4]).expect("send");
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("limit");
+        let next = read.try_clone().expect("dup").as_raw_fd();
+        setrlimit(Resource::RLIMIT_NOFILE, u64::try_from(next).expect("a number") + 2, hard)
+            .expect("limit");
+        assert_eq!(recv(&b, 1).map(drop), Err(Errno::EMSGSIZE));
+        drop(write);
+        assert!(is_abandoned(&read));
     }
 
     #[test]
