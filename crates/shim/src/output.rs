@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::{
     errno::Errno,
-    fcntl::{OFlag, open},
+    fcntl::{FcntlArg, OFlag, fcntl, open},
     sys::stat::Mode,
     unistd::{Gid, Uid, fchown, pipe2, read},
 };
@@ -14,6 +14,9 @@ use crate::{
     log::{Splitter, Stream},
     log_file::LogFile,
 };
+
+/// What a pipe holds unless told otherwise, see `pipe(7)`.
+const PIPE_BYTES: usize = 65_536;
 
 /// The ends that a container's process gets as its standard streams.
 #[derive(Debug)]
@@ -66,11 +69,19 @@ fn owned_pipe((uid, gid): (Uid, Gid)) -> Result<(OwnedFd, OwnedFd), Errno> {
     Ok((read, write))
 }
 
+/// How much `pipe` can hold. The container may have changed it.
+fn capacity_bytes(pipe: BorrowedFd<'_>) -> usize {
+    let capacity = fcntl(pipe, FcntlArg::F_GETPIPE_SZ).ok();
+    capacity.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(PIPE_BYTES)
+}
+
 /// What came of reading a stream once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Progress {
-    /// There may be more.
-    Open,
+    /// So many bytes were read; there may be more.
+    Moved(usize),
+    /// There is nothing at present.
+    Idle,
     /// Every process that could write has closed it.
     Ended,
 }
@@ -133,7 +144,8 @@ impl Output {
         };
         let Some(pipe) = &source.pipe else { return Progress::Ended };
         let length = match read(pipe, buffer) {
-            Err(Errno::EAGAIN | Errno::EINTR) => return Progress::Open,
+            // Nothing interrupts a read that does not wait, in fact.
+            Err(Errno::EAGAIN | Errno::EINTR) => return Progress::Idle,
             // A pipe has no other errors that reading again would repair.
             Err(_) | Ok(0) => return Progress::Ended,
             Ok(length) => length,
@@ -144,7 +156,21 @@ impl Output {
                 log.write(stream, tag, text);
             }
         });
-        Progress::Open
+        Progress::Moved(length)
+    }
+
+    /// Moves what the pipes hold to the log. Somebody may go on writing, so that reading a stream ends with the
+    /// `buffer` that reaches its pipe's capacity.
+    pub(crate) fn drain(&mut self, buffer: &mut [u8]) {
+        let capacities: Vec<_> =
+            self.pipes().map(|(stream, pipe)| (stream, capacity_bytes(pipe))).collect();
+        for (stream, mut left) in capacities {
+            while left > 0
+                && let Progress::Moved(length) = self.forward(stream, buffer)
+            {
+                left = left.saturating_sub(length);
+            }
+        }
     }
 
     /// Gives up the pipe of a stream that has ended.
@@ -169,5 +195,32 @@ impl Output {
         }
         *self =
             Self { dropped_records: log.map_or(0, |log| log.dropped_records()), ..Self::default() };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, io::Write, thread};
+
+    use super::*;
+
+    #[test]
+    fn draining_empties_the_pipes_and_ends_though_somebody_writes_on() {
+        let owner = (nix::unistd::getuid(), nix::unistd::getgid());
+        let (theirs, ours) = make_streams(false, owner).expect("streams");
+        let mut output = Output::new(ours, None);
+        let mut buffer = [0; 4096];
+        let (mut stdout, mut stderr) = (File::from(theirs.stdout), File::from(theirs.stderr));
+        for pipe in [&mut stdout, &mut stderr] {
+            pipe.write_all(&[b'x'; PIPE_BYTES]).expect("a pipe has room");
+        }
+        output.drain(&mut buffer);
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            assert_eq!(output.forward(stream, &mut buffer), Progress::Idle, "{stream:?}");
+        }
+        let writer = thread::spawn(move || while stdout.write_all(&[b'x'; PIPE_BYTES]).is_ok() {});
+        output.drain(&mut buffer);
+        output.finish();
+        writer.join().expect("its pipe is closed");
     }
 }

@@ -164,10 +164,7 @@ impl Shim {
         let Some(container) = self.containers.values_mut().find(|c| c.number == number) else {
             return;
         };
-        if self.buffer.is_empty() {
-            self.buffer = vec![0; TEXT_MAX_BYTES];
-        }
-        if container.output.forward(stream, &mut self.buffer) == Progress::Ended
+        if container.output.forward(stream, prepared(&mut self.buffer)) == Progress::Ended
             && let Some(pipe) = container.output.take_pipe(stream)
         {
             self.unwatch(pipe);
@@ -293,6 +290,8 @@ impl Shim {
         for (_, pipe) in container.output.pipes() {
             self.epoll.delete(pipe).ok();
         }
+        // Its time may be up because something else kept us from reading.
+        container.output.drain(prepared(&mut self.buffer));
         container.finish();
         if let Some(exited) = container.exited() {
             self.tell(to_daemon::Message::ContainerExited(exited), Vec::new());
@@ -364,6 +363,14 @@ impl Shim {
             self.reply(id, reply::Result::Done(Done {}), Vec::new());
         }
     }
+}
+
+/// The buffer for output, which is made on first use.
+fn prepared(buffer: &mut Vec<u8>) -> &mut [u8] {
+    if buffer.is_empty() {
+        *buffer = vec![0; TEXT_MAX_BYTES];
+    }
+    buffer
 }
 
 /// 128 + signal number for one that a signal has ended, as shells and kubelets count.

@@ -1,7 +1,14 @@
 //! The life of a container: created, started, signalled, over, removed.
 
-use std::{fs, os::fd::AsFd, path::Path, time::Instant};
+use std::{
+    fs,
+    io::Write,
+    os::fd::AsFd,
+    path::Path,
+    time::{Duration, Instant},
+};
 
+use nix::sys::signal::{Signal, kill};
 use serde_json::json;
 use shim_api::v1::{
     ContainerState, GetState, PidNamespace, ReopenLog, SignalContainer, container_state::State,
@@ -344,6 +351,29 @@ fn a_stranger_with_the_output_open_delays_the_exit_by_a_second_at_most() {
     assert!((900..3000).contains(&begin.elapsed().as_millis()), "{:?}", begin.elapsed());
     assert_eq!(pod.log("c"), ["stdout F last words"]);
     assert!(holder.as_fd().try_clone_to_owned().is_ok());
+}
+
+#[test]
+fn a_shim_that_was_busy_beyond_the_deadline_still_logs_what_was_written() {
+    let Some(mut pod) = Pod::start() else { return };
+    let init = pod.run("c", "sleep 100");
+    let mut streams = [1, 2]
+        .map(|fd| fs::File::options().write(true).open(format!("/proc/{init}/fd/{fd}")).unwrap());
+    pod.kill("c").expect("killed");
+    eventually("it is reaped", || !Path::new(&format!("/proc/{init}")).exists());
+    kill(pod.shim.pid, Signal::SIGSTOP).unwrap();
+    let lines = "0123456789abcde\n".repeat(4000);
+    for stream in &mut streams {
+        stream.write_all(lines.as_bytes()).expect("a pipe has room for 64 KiB");
+    }
+    std::thread::sleep(Duration::from_millis(1100));
+    kill(pod.shim.pid, Signal::SIGCONT).unwrap();
+    pod.shim.container_exited();
+    let log = pod.log("c");
+    for stream in ["stdout", "stderr"] {
+        let record = format!("{stream} F 0123456789abcde");
+        assert_eq!(log.iter().filter(|text| **text == record).count(), 4000, "{stream}");
+    }
 }
 
 #[test]
