@@ -30,6 +30,7 @@ fn run_as_user(t: &Scenario, program: &Path, args: &[&str]) -> Output {
     let output = t
         .instance()
         .command_of(&copy, args)
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("USNEA_SOCKET", t.instance().socket())
         .env("USNEA_IMAGE", BUSYBOX)
         .env("USNEA_LOGS", t.instance().log_directory(t.name()))
