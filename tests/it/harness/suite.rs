@@ -4,7 +4,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::PathBuf,
     process::ExitCode,
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use libtest_mimic::{Arguments, Completion, Trial};
@@ -121,15 +121,20 @@ fn shared() -> Result<Arc<Ground>, Skip> {
     Ok(ground)
 }
 
+/// Contains the image; removed when all tests are through.
+static ARCHIVE: Mutex<Option<TempDir>> = Mutex::new(None);
+
 fn busybox_archive() -> PathBuf {
-    static ARCHIVE: LazyLock<TempDir> = LazyLock::new(|| {
-        let directory = tempfile::Builder::new().prefix("usnea-").tempdir_in("/tmp");
-        let directory = directory.expect("temporary directory");
-        ImageBuilder::busybox().write_oci_archive(&directory.path().join("busybox.tar"), BUSYBOX);
-        make_readable(directory.path());
-        directory
-    });
-    ARCHIVE.path().join("busybox.tar")
+    let mut archive = ARCHIVE.lock().unwrap_or_else(PoisonError::into_inner);
+    archive.get_or_insert_with(make_archive).path().join("busybox.tar")
+}
+
+fn make_archive() -> TempDir {
+    let directory = tempfile::Builder::new().prefix("usnea-").tempdir_in("/tmp");
+    let directory = directory.expect("temporary directory");
+    ImageBuilder::busybox().write_oci_archive(&directory.path().join("busybox.tar"), BUSYBOX);
+    make_readable(directory.path());
+    directory
 }
 
 /// The daemon's user reads what the test's user has written.
@@ -164,6 +169,7 @@ pub fn run(tests: Vec<Test>) -> ExitCode {
     let arguments = Arguments::from_args();
     let conclusion =
         libtest_mimic::run(&arguments, tests.into_iter().map(Test::into_trial).collect());
+    drop(ARCHIVE.lock().unwrap_or_else(PoisonError::into_inner).take());
     let ground = SHARED.lock().unwrap_or_else(PoisonError::into_inner).take();
     let clean = ground.is_none_or(|ground| report(&ground.faults()));
     if conclusion.has_failed() || !clean { ExitCode::FAILURE } else { ExitCode::SUCCESS }
