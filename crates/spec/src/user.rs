@@ -50,7 +50,7 @@ pub enum UserError {
 /// `:group`, or nothing, which is root). The primary group is the one that is named, else that of the user's line in
 /// `passwd`, else 0. The primary group is also the first additional one: without it, a program that changes its group
 /// would leave a group that file permissions exclude. `passwd` and `group` are the content of the image's files, bounded
-/// by the caller; `None` where there is none.
+/// by the caller; `None` where there is none. In single-id mode the groups of the image do not count.
 ///
 /// # Errors
 /// See [`UserError`].
@@ -65,7 +65,9 @@ pub fn resolve(
     let groups = GroupFile::new(group.unwrap_or_default());
     let who = who(security, image_user, passwd, groups)?;
     let mut gids = vec![who.gid];
-    if let (GroupPolicy::Merge, Some(name)) = (security.group_policy, who.name) {
+    // With a single id mapped nobody can be in further groups: those of the image are left out, as its owners are.
+    let single_id = mapped.gids == 1;
+    if let (GroupPolicy::Merge, Some(name), false) = (security.group_policy, who.name, single_id) {
         gids.extend(groups.of_member(name));
     }
     gids.extend(&security.supplemental_groups);

@@ -110,6 +110,15 @@ fn ids_that_are_not_mapped_name_the_file_that_grants_them() {
 }
 
 #[test]
+fn with_a_single_id_there_is_only_root_and_its_group() {
+    let single = IdLimits { uids: 1, gids: 1 };
+    let root = resolve(&security(), "", Some(PASSWD), Some(GROUP), single).expect("root");
+    assert_eq!((root.uid, root.additional_gids), (0, vec![0]));
+    let app = resolve(&security(), "app", Some(PASSWD), Some(GROUP), single);
+    assert!(matches!(app, Err(UserError::NotMapped { kind: "uid", .. })), "{app:?}");
+}
+
+#[test]
 fn home_directories() {
     let home = |user| of_image(user).expect("known").home;
     assert_eq!(
