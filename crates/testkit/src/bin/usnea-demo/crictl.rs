@@ -41,25 +41,29 @@ impl<'a> Crictl<'a> {
         command
             .env("CONTAINER_RUNTIME_ENDPOINT", &endpoint)
             .env("IMAGE_SERVICE_ENDPOINT", endpoint);
+        // Else it warns that it has no configuration.
+        command.env("CRI_CONFIG_FILE", "/dev/null");
         command.output()
     }
 
-    fn quietly(&self, args: &[&str]) -> Result<String> {
+    /// What it writes on standard output and on standard error, which also has warnings.
+    fn streams(&self, args: &[&str]) -> Result<[String; 2]> {
         let output = self.output(args)?;
-        if !output.status.success() {
-            let message = String::from_utf8_lossy(&output.stderr);
-            return Err(format!("crictl {}: {}", args.join(" "), message.trim()).into());
+        let [stdout, stderr] = [output.stdout, output.stderr]
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        if output.status.success() {
+            return Ok([stdout, stderr]);
         }
-        // The programs in containers write to both.
-        let [stdout, stderr] = [output.stdout, output.stderr].map(String::from_utf8);
-        Ok(stdout? + &stderr?)
+        Err(format!("crictl {}: {}", args.join(" "), stderr.trim()).into())
+    }
+
+    fn quietly(&self, args: &[&str]) -> Result<String> {
+        let [stdout, _warnings] = self.streams(args)?;
+        Ok(stdout.trim_end().to_owned())
     }
 
     fn run(&self, args: &[&str]) -> Result<String> {
-        screen::command(&format!(
-            "crictl {}",
-            args.iter().map(quoted).collect::<Vec<_>>().join(" ")
-        ));
+        show(args);
         self.quietly(args)
     }
 
@@ -79,12 +83,11 @@ impl Client for Crictl<'_> {
     }
 
     fn run_pod(&self, pod: &Path) -> Result<String> {
-        Ok(self.run(&["runp", text(pod)?])?.trim().to_owned())
+        self.run(&["runp", text(pod)?])
     }
 
     fn create(&self, pod_id: &str, container: &Path, pod: &Path) -> Result<String> {
-        let id = self.run(&["create", short(pod_id), text(container)?, text(pod)?])?;
-        Ok(id.trim().to_owned())
+        self.run(&["create", short(pod_id), text(container)?, text(pod)?])
     }
 
     fn start(&self, id: &str) -> Result<()> {
@@ -96,7 +99,10 @@ impl Client for Crictl<'_> {
     }
 
     fn logs(&self, id: &str) -> Result<String> {
-        self.run(&["logs", short(id)])
+        let args = ["logs", short(id)];
+        show(&args);
+        // It keeps the container's two streams apart.
+        Ok(self.streams(&args)?.concat())
     }
 
     fn status(&self, id: &str) -> Result<Status> {
@@ -105,7 +111,7 @@ impl Client for Crictl<'_> {
         Ok(Status {
             state: status["state"].as_str().unwrap_or_default().to_owned(),
             exit_code: status["exitCode"].as_i64().unwrap_or_default(),
-            pid: answer["info"]["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()),
+            pid: answer["pid"].as_str().and_then(|pid| pid.parse().ok()),
         })
     }
 
@@ -136,6 +142,11 @@ impl Client for Crictl<'_> {
 
 fn text(path: &Path) -> Result<&str> {
     path.to_str().ok_or_else(|| format!("{} is not UTF-8", path.display()).into())
+}
+
+fn show(args: &[&str]) {
+    let args: Vec<String> = args.iter().map(quoted).collect();
+    screen::command(&format!("crictl {}", args.join(" ")));
 }
 
 /// An argument as a shell would need it.

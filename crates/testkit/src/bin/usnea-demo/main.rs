@@ -8,6 +8,7 @@ mod client;
 mod config;
 mod crictl;
 mod grpc;
+mod node;
 mod screen;
 
 use std::{
@@ -26,7 +27,7 @@ use testkit::{
     Instance, Options,
     audit::{Audit, Leak, Scope},
     image::{ImageBuilder, busybox_path},
-    processes::Process,
+    processes::{self, Process},
 };
 
 use crate::{
@@ -34,6 +35,7 @@ use crate::{
     config::{Files, IMAGE, name},
     crictl::Crictl,
     grpc::Grpc,
+    node::Node,
     screen::{command, heading, note, output},
 };
 
@@ -57,18 +59,22 @@ fn main() -> ExitCode {
 
 fn show() -> Result<()> {
     let instance = Instance::start(Options::default()).map_err(|skip| skip.0)?;
+    let node = Node::of(&instance)?;
     introduce(&instance)?;
-    import_image(&instance)?;
+    import_image(&instance, &node)?;
     let client = choose_client(&instance)?;
-    let audit = Audit::before(&instance.scope());
+    let audit = Audit::before(&node.scope(&instance));
     let mut show = Show::begin(&instance, &*client)?;
-    show.logs()?;
-    show.exec()?;
-    show.restart_main()?;
-    show.restart_daemon()?;
-    show.clean_up()?;
-    report(&audit, &instance.scope(), "while daemon and node run")?;
-    end(&instance, &audit)
+    let shown = show.steps();
+    if shown.is_err() {
+        // Ends what runs; the reason to tell is the step's.
+        drop(client.stop_pod(&show.pod));
+        drop(client.remove_pod(&show.pod));
+    }
+    shown?;
+    report(&audit, &node.scope(&instance), "while daemon and node run")?;
+    show.no_process()?;
+    end(&instance, &node, &audit)
 }
 
 fn introduce(instance: &Instance) -> Result<()> {
@@ -90,15 +96,14 @@ fn introduce(instance: &Instance) -> Result<()> {
     Ok(())
 }
 
-fn import_image(instance: &Instance) -> Result<()> {
+fn import_image(instance: &Instance, node: &Node) -> Result<()> {
     heading("2. A daemon, its node, and an image");
     command("usnea serve &");
-    let holder = instance.node_holder().ok_or("no node runs")?;
     output(&format!(
         "daemon: pid {}, as {}\nnode:   pid {}, the namespaces that all pods live in; the daemon has started it",
         instance.daemon().pid,
         instance.account().name,
-        holder.pid
+        node.holder.pid
     ));
     let layout = instance.volume("image");
     ImageBuilder::busybox().write_layout(&layout, IMAGE);
@@ -150,6 +155,21 @@ impl<'a> Show<'a> {
         let show = Self { instance, client, files, pod: pod_id, main, sidecar, ended: Vec::new() };
         output(&client.list_containers()?);
         Ok(show)
+    }
+
+    fn steps(&mut self) -> Result<()> {
+        self.logs()?;
+        self.exec()?;
+        self.restart_main()?;
+        self.restart_daemon()?;
+        self.clean_up()
+    }
+
+    /// The shim cannot be looked into by an ordinary user, but its command line names the pod.
+    fn no_process(&self) -> Result<()> {
+        let line = |process: Process| process.command_line();
+        let left = processes::all().into_iter().map(line).find(|line| line.contains(&self.pod));
+        left.map_or(Ok(()), |line| Err(format!("a process is left: {line}").into()))
     }
 
     fn logs(&self) -> Result<()> {
@@ -256,13 +276,12 @@ fn alive(pid: i32) -> Result<String> {
 }
 
 /// Ends daemon and node, and looks again.
-fn end(instance: &Instance, audit: &Audit) -> Result<()> {
-    let scope = instance.scope();
-    let holder = instance.node_holder().ok_or("no node runs")?;
-    command(&format!("kill -TERM {} {}", instance.daemon().pid, holder.pid));
+fn end(instance: &Instance, node: &Node, audit: &Audit) -> Result<()> {
+    let scope = node.scope(instance);
+    command(&format!("kill -TERM {} {}", instance.daemon().pid, node.holder.pid));
     instance.stop();
-    kill(Pid::from_raw(holder.pid), Signal::SIGTERM)?;
-    wait("the node to end", || Ok(scope.processes().is_empty()))?;
+    node.end()?;
+    wait("the node to end", || Ok(!node.runs() && scope.processes().is_empty()))?;
     report(audit, &scope, "after daemon and node have ended")
 }
 
