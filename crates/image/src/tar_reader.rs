@@ -157,14 +157,15 @@ impl<S: ArchiveSource> TarReader<S> {
         }
         self.expect_content(size)?;
         let link = link.or_else(|| header.link_name_bytes().map(|bytes| bytes.into_owned()));
-        let seconds = i64::try_from(self.number(header.mtime())?).unwrap_or(0);
+        let raw = header.as_old();
+        let seconds = i64::try_from(self.optional(&raw.mtime, header.mtime())?).unwrap_or(0);
         Ok(Entry {
             path: path_bytes,
             link: link.unwrap_or_default(),
             kind,
-            mode: self.number(header.mode())? & 0o7777,
-            uid: pax.uid.map_or_else(|| self.number(header.uid()), Ok)?,
-            gid: pax.gid.map_or_else(|| self.number(header.gid()), Ok)?,
+            mode: self.optional(&raw.mode, header.mode())? & 0o7777,
+            uid: pax.uid.map_or_else(|| self.optional(&raw.uid, header.uid()), Ok)?,
+            gid: pax.gid.map_or_else(|| self.optional(&raw.gid, header.gid()), Ok)?,
             mtime: pax.mtime.unwrap_or((seconds, 0)),
             size,
             xattrs: pax.xattrs,
@@ -268,6 +269,14 @@ impl<S: ArchiveSource> TarReader<S> {
 
     fn number<T>(&self, parsed: io::Result<T>) -> Result<T, ImageError> {
         parsed.or(Err(self.malformed()))
+    }
+
+    /// A number that a writer may leave out: a field of NULs and blanks is 0, as other readers have it.
+    fn optional<T: Default>(&self, field: &[u8], parsed: io::Result<T>) -> Result<T, ImageError> {
+        match field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+            true => Ok(T::default()),
+            false => self.number(parsed),
+        }
     }
 
     fn malformed(&self) -> ImageError {

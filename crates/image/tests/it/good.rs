@@ -405,3 +405,18 @@ fn layers_are_unpacked_once_and_go_with_their_last_image() {
     let blobs = fs::read_dir(place.root().join("blobs/sha256")).unwrap();
     assert_eq!(blobs.count(), 0);
 }
+
+#[test]
+fn numbers_that_a_header_leaves_out_are_zero() {
+    let mut header = tar::Header::new_ustar();
+    header.as_old_mut().name[..4].copy_from_slice(b"file");
+    header.set_mode(0o644);
+    header.set_size(0);
+    header.as_old_mut().uid = [0; 8];
+    header.as_old_mut().gid = *b"        ";
+    header.as_old_mut().mtime = [0; 12];
+    header.set_cksum();
+    let dir = unpack(&Layer::new().raw(header.as_bytes()).build());
+    let metadata = fs::metadata(dir.path().join("file")).unwrap();
+    assert_eq!((metadata.mode() & 0o7777, metadata.mtime()), (0o644, 0));
+}
