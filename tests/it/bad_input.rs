@@ -317,6 +317,7 @@ async fn container_fields(t: &mut Scenario) {
         permissions: "rwm".to_owned(),
     };
     let cases = vec![
+        case("empty program", INVALID, |c| c.command = vec![String::new()]),
         case("NUL in argv", INVALID, |c| c.command = vec!["a\0b".to_owned()]),
         case("NUL in args", INVALID, |c| c.args = vec!["a\0b".to_owned()]),
         case("empty key", INVALID, |c| c.envs = env("", b"x")),

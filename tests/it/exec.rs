@@ -147,7 +147,7 @@ async fn it_needs_a_running_container(t: &mut Scenario) {
 async fn bad_requests_are_refused(t: &mut Scenario) {
     let pod = t.run_pod().await;
     let id = t.launch(&pod, t.sleeper("a")).await;
-    let cases: [(&[&str], i64); 3] = [(&[], 0), (&["a\0b"], 0), (&["true"], -1)];
+    let cases: [(&[&str], i64); 4] = [(&[], 0), (&[""], 0), (&["a\0b"], 0), (&["true"], -1)];
     for (argv, timeout) in cases {
         let refused = t.try_exec(&id, argv, timeout).await.expect_err("bad");
         assert_eq!(refused.code(), Code::InvalidArgument, "{argv:?} {timeout}: {refused:?}");
