@@ -7,9 +7,14 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "for who runs it")]
 
 mod figures;
+mod oci;
 mod pods;
 
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use serde_json::{Value, json};
 use testkit::{Instance, Options, image::ImageBuilder};
@@ -32,40 +37,74 @@ struct Rounds {
 }
 
 impl Rounds {
+    fn parse(count: &str) -> Option<Self> {
+        let counted = count.parse().ok().filter(|count| *count > 0)?;
+        Some(Self { warm_up: WARM_UP, counted })
+    }
+
     fn all(self) -> usize {
         self.warm_up + self.counted
     }
 }
 
+/// Not counted rounds.
+const WARM_UP: usize = 5;
+
 /// The command line.
 #[derive(Debug)]
-struct Arguments {
-    rounds: Rounds,
-    json: Option<PathBuf>,
+enum Arguments {
+    Measure {
+        rounds: Rounds,
+        json: Option<PathBuf>,
+    },
+    /// How this program starts itself inside the node.
+    Inside {
+        runtime: PathBuf,
+        directory: PathBuf,
+        rounds: Rounds,
+    },
 }
 
 impl Arguments {
-    fn parse(mut words: impl Iterator<Item = String>) -> Option<Self> {
-        let mut arguments = Self { rounds: Rounds { warm_up: 5, counted: 100 }, json: None };
-        while let Some(option) = words.next() {
-            let value = words.next()?;
-            match option.as_str() {
-                "--rounds" => {
-                    arguments.rounds.counted = value.parse().ok().filter(|count| *count > 0)?;
-                }
-                "--json" => arguments.json = Some(PathBuf::from(value)),
+    fn parse(words: &[&str]) -> Option<Self> {
+        if let [oci::INSIDE, runtime, directory, count] = *words {
+            let rounds = Rounds::parse(count)?;
+            return Some(Self::Inside {
+                runtime: runtime.into(),
+                directory: directory.into(),
+                rounds,
+            });
+        }
+        let mut rounds = Rounds { warm_up: WARM_UP, counted: 100 };
+        let mut json = None;
+        for pair in words.chunks(2) {
+            match *pair {
+                ["--rounds", count] => rounds = Rounds::parse(count)?,
+                ["--json", file] => json = Some(file.into()),
                 _ => return None,
             }
         }
-        Some(arguments)
+        Some(Self::Measure { rounds, json })
     }
 }
 
 fn main() -> ExitCode {
-    let Some(arguments) = Arguments::parse(std::env::args().skip(1)) else {
-        eprintln!("{USAGE}");
-        return ExitCode::FAILURE;
-    };
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match Arguments::parse(&words) {
+        Some(Arguments::Measure { rounds, json }) => measure(rounds, json.as_deref()),
+        Some(Arguments::Inside { runtime, directory, rounds }) => {
+            println!("{}", oci::inside(&runtime, &directory, rounds));
+            ExitCode::SUCCESS
+        }
+        None => {
+            eprintln!("{USAGE}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(rounds: Rounds, file: Option<&Path>) -> ExitCode {
     let instance = match Instance::start(Options::default()) {
         Ok(instance) => instance,
         Err(skip) => {
@@ -74,12 +113,18 @@ fn main() -> ExitCode {
         }
     };
     import_image(&instance);
-    let figures = measure(&instance, arguments.rounds);
-    println!("{}", table("Usnea", &figures));
-    if let Some(file) = arguments.json {
-        let figures: Vec<Value> = figures.iter().map(Figure::to_json).collect();
-        let text = json!({ "usnea": figures }).to_string();
-        fs::write(&file, text + "\n").expect("write the JSON file");
+    let figures = measure_pods(&instance, rounds);
+    println!("{}", table("Usnea, at the socket", &figures));
+    let (others, remarks) = oci::compare(&instance, rounds);
+    println!("{}", table("other runtimes, by their commands", &others));
+    for remark in remarks {
+        println!("{remark}");
+    }
+    if let Some(file) = file {
+        let [usnea, others] = [figures, others]
+            .map(|figures| figures.iter().map(Figure::to_json).collect::<Vec<Value>>());
+        let text = json!({ "usnea": usnea, "others": others }).to_string();
+        fs::write(file, text + "\n").expect("write the JSON file");
     }
     ExitCode::SUCCESS
 }
@@ -91,7 +136,7 @@ fn import_image(instance: &Instance) {
     drop(instance.usnea_ok(&["image", "import", file, "--name", IMAGE]));
 }
 
-fn measure(instance: &Instance, rounds: Rounds) -> Vec<Figure> {
+fn measure_pods(instance: &Instance, rounds: Rounds) -> Vec<Figure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("start a runtime");
     runtime.block_on(async { Bench::new(instance, rounds).await.figures().await })
