@@ -3,7 +3,7 @@
 //! The engine keeps sandboxes and containers in memory, writes a record of each, and has shims do the rest. A living
 //! shim is the truth about its pod; records find it and say what was asked.
 //!
-//! One call goes one way: [`Engine`]'s methods (`sandboxes`, `containers`, `exec`, `images`) check the state, write
+//! One call goes one way: [`Engine`]'s methods (`sandboxes`, `create`, `containers`, `stop`, `exec`, `images`) check the state, write
 //! the record and call the shim; what a shim reports comes back through `notices`. `recovery` does the same from
 //! records when the daemon starts. No lock is held while another pod's shim or disk is waited for.
 //!
@@ -15,6 +15,7 @@ mod cgroups;
 mod clock;
 mod config;
 mod containers;
+mod create;
 mod error;
 mod exec;
 mod image_users;

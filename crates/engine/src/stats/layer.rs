@@ -10,7 +10,7 @@ use std::{
 use model::UnixNanos;
 use sys::beneath;
 
-use crate::{Inner, clock, containers::UPPER, objects::Container};
+use crate::{Inner, clock, create::UPPER, objects::Container};
 
 /// How many directories are walked at the same time.
 pub(crate) const LAYER_WALKS: usize = 2;
