@@ -124,7 +124,7 @@ pub enum NodeError {
     /// The holder's answer could not be understood.
     #[error("the node holder's answer is not of protocol {version}; restart the holder with this release", version = crate::protocol::VERSION)]
     Protocol(#[source] Option<serde_json::Error>),
-    /// The command of [`exec`](crate::exec) could not be run.
+    /// The command of [`exec`](crate::exec()) could not be run.
     #[error("run {program:?} in the node; check its name and permissions")]
     Exec {
         /// The command.

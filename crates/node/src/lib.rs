@@ -1,6 +1,6 @@
 //! The node: the user, mount, cgroup and network namespaces, one set per user, that everything of Usnea lives in.
 //!
-//! Owns: making them ([`hold`]), finding and entering them ([`find_or_start`], [`exec`]), the delegated cgroup's
+//! Owns: making them ([`hold()`]), finding and entering them ([`find_or_start`], [`exec()`]), the delegated cgroup's
 //! outermost division (`system/`, `exec/`), the writable directories, and the look at what a host offers
 //! ([`check::check`]). Everything here runs before a process starts threads.
 //!

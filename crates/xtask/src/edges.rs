@@ -47,9 +47,7 @@ fn check_crate(root: &Path, rule: &Rule) -> Vec<String> {
         Err(error) => return vec![format!("{}: {error}", path.display())],
     };
     match dependencies(&manifest) {
-        Ok(dependencies) => {
-            dependencies.iter().filter_map(|name| refuse(rule, name)).collect()
-        }
+        Ok(dependencies) => dependencies.iter().filter_map(|name| refuse(rule, name)).collect(),
         Err(error) => vec![format!("{}: {error}", path.display())],
     }
 }

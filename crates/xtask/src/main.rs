@@ -16,8 +16,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let findings: Vec<String> =
-        edges::check(&root).into_iter().chain(text::check(&root)).collect();
+    let findings: Vec<String> = edges::check(&root).into_iter().chain(text::check(&root)).collect();
     for finding in &findings {
         eprintln!("{finding}");
     }

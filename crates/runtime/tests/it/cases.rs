@@ -97,12 +97,12 @@ fn exec_is_confined_like_the_container(node: &Node) {
             recipe.spec["process"]["noNewPrivileges"] = nnp.clone();
             recipe.spec["process"]["user"] =
                 json!({"uid": 1000, "gid": 1001, "additionalGids": [7, 5], "umask": 0o077});
-            recipe.spec["process"]["cwd"] = json!("/work/here");
+            recipe.spec["process"]["cwd"] = json!("/job/here");
         });
         let init = fs::read_to_string(format!("/proc/{}/status", container.pid)).unwrap();
         let text = container
             .shell("pwd; id; umask; cat /proc/self/status; mkdir /tmp/x; ls /proc/self/fd");
-        assert!(text.starts_with("/work/here\nuid=1000 gid=1001 groups=5,7"), "{text}");
+        assert!(text.starts_with("/job/here\nuid=1000 gid=1001 groups=5,7"), "{text}");
         for field in [
             "CapBnd",
             "CapEff",
