@@ -97,15 +97,17 @@ impl Shim {
 
     // --- connection ---
 
-    /// A daemon connects; one that is connected already has been replaced by it.
+    /// A daemon connects. One that is connected already is replaced by it, once it has been accepted and greeted.
     pub(crate) fn accept(&mut self, listener: &OwnedFd) {
-        self.disconnect();
         let accepted = Connection::accept(listener).and_then(|connection| {
             self.watch(&connection, Token::Connection, EpollFlags::EPOLLIN)?;
             Ok(connection)
         });
         match accepted {
-            Ok(connection) => self.connection = Some(connection),
+            Ok(connection) => {
+                self.disconnect();
+                self.connection = Some(connection);
+            }
             Err(error) => error.report(),
         }
     }
