@@ -183,14 +183,15 @@ impl Inner {
 
     /// Kills everything in the container and waits for its exit.
     async fn kill(&self, container: &Container) -> Result<(), EngineError> {
+        let Some(shim) = container.sandbox.shim() else {
+            return self.kill_unreachable(container).await;
+        };
         let record = container.record();
-        if let Some(shim) = container.sandbox.shim() {
-            let id = record.id.to_string();
-            let call = Call::KillContainer(v1::KillContainer { container_id: id });
-            if let Err(error) = shim.ask(call).await {
-                tracing::debug!(container_id = %record.id, %error, "kill by shim");
-                self.kill_without_shim(container, &record);
-            }
+        let id = record.id.to_string();
+        let call = Call::KillContainer(v1::KillContainer { container_id: id });
+        if let Err(error) = shim.ask(call).await {
+            tracing::debug!(container_id = %record.id, %error, "kill by shim");
+            self.kill_without_shim(container, &record);
         }
         if container.exited(KILL_TIMEOUT).await {
             return Ok(());
@@ -230,6 +231,8 @@ impl Inner {
                 Ok(_) | Err(ClientError::Closed) => {}
                 Err(error) => return Err(shim_failure(&record.sandbox_id, error)),
             }
+        } else if record.state == ContainerState::Unknown {
+            inner.kill_unreachable(container).await?;
         }
         let (inner_, removed) = (Arc::clone(inner), Arc::clone(&record));
         blocking(move || {

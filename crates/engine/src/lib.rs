@@ -21,10 +21,12 @@ mod exec;
 mod image_users;
 mod images;
 mod keys;
+mod lock;
 mod notices;
 mod objects;
 mod places;
 mod pod_files;
+mod reconnect;
 mod records;
 mod recovery;
 mod sandboxes;
@@ -50,6 +52,7 @@ use cgroups::Cgroups;
 use clock::Clock;
 use image_users::ImageUsers;
 use keys::Keys;
+use lock::DaemonLock;
 use model::{ContainerId, ContainerKey, SandboxId, SandboxKey};
 use objects::Registry;
 use places::Places;
@@ -78,6 +81,8 @@ struct Inner {
     container_keys: Keys<ContainerKey, ContainerId>,
     /// Limits how many directories are walked for [`Engine::container_stats`] at a time.
     layer_walks: tokio::sync::Semaphore,
+    /// Held for life.
+    _lock: DaemonLock,
     /// What could not be read at start, for [`Engine::status`].
     quarantined: std::sync::Mutex<Vec<String>>,
 }

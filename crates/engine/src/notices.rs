@@ -1,9 +1,12 @@
 //! What shims report: exits, and their own end.
 
-use std::{path::Path, sync::Arc};
+use std::{error::Error, path::Path, sync::Arc, time::Duration};
 
 use model::{ContainerEvent, ContainerState, ExitReason, ExitRecord, SandboxState, UnixNanos};
-use shim_api::{client::Notice, v1};
+use shim_api::{
+    client::{ClientError, Notice},
+    v1,
+};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::{
@@ -15,9 +18,11 @@ use crate::{
 
 /// Exit code of what was killed without anybody seeing it end: 128 + SIGKILL.
 const KILLED: i32 = 137;
+/// How long a shim whose connection has ended may take to be gone itself.
+const END_GRACE: Duration = Duration::from_millis(200);
 
 impl Inner {
-    /// Listens to a shim for as long as it lives.
+    /// Listens to a shim until it is gone, which ends its pod, or until the connection is lost, which does not.
     pub(crate) fn listen(
         inner: &Arc<Self>,
         sandbox: &Arc<Sandbox>,
@@ -26,22 +31,41 @@ impl Inner {
     ) {
         let (inner, sandbox, shim) = (Arc::clone(inner), Arc::clone(sandbox), Arc::clone(shim));
         tokio::spawn(async move {
-            while let Some(notice) = notices.recv().await {
-                match notice {
-                    Notice::ContainerExited(exit) => inner.container_exited(&exit),
-                    Notice::ExecExited(exit) => shim.exec_exited(exit),
-                }
-            }
+            let end = inner.hear(&shim, &mut notices).await;
             shim.disconnected();
-            shim.ended().await;
+            let is_gone = shim.is_gone_within(END_GRACE).await;
+            // Whoever stops the pod waits for the shim.
             if sandbox.record().state == SandboxState::Ready {
-                let id = sandbox.record().id.clone();
-                tracing::warn!(pod_sandbox_id = %id, "shim ended unasked; stopping its pod");
-                if let Err(error) = Self::stop(&inner, &sandbox).await {
-                    tracing::warn!(pod_sandbox_id = %id, %error, "stop pod after its shim");
+                let id = &sandbox.record().id;
+                if is_gone {
+                    tracing::warn!(pod_sandbox_id = %id, "shim ended unasked; stopping its pod");
+                    if let Err(error) = Self::stop(&inner, &sandbox).await {
+                        tracing::warn!(pod_sandbox_id = %id, %error, "stop pod after its shim");
+                    }
+                } else {
+                    tracing::warn!(pod_sandbox_id = %id, error = %end, cause = ?end.source(), "lost the connection to a shim that lives");
+                    sandbox.take_shim();
+                    Self::reconnect(&inner, &sandbox).await;
                 }
             }
+            shim.outlive().await;
         });
+    }
+
+    /// Passes on what a shim reports, until the connection ends; returns why it has.
+    async fn hear(
+        &self,
+        shim: &ShimHandle,
+        notices: &mut UnboundedReceiver<Notice>,
+    ) -> ClientError {
+        while let Some(notice) = notices.recv().await {
+            match notice {
+                Notice::ContainerExited(exit) => self.container_exited(&exit),
+                Notice::ExecExited(exit) => shim.exec_exited(exit),
+                Notice::Disconnected(end) => return end,
+            }
+        }
+        ClientError::Closed
     }
 
     /// Notes an exit that a shim reports.
@@ -76,10 +100,21 @@ impl Inner {
                     at: clock::now(),
                     exit_code: KILLED,
                     reason: ExitReason::Unknown,
-                    message: "the shim ended before it could report the exit".to_owned(),
+                    message: "the shim could not report the exit".to_owned(),
                 };
                 apply(container, event);
             }
+        }
+    }
+}
+
+impl Inner {
+    /// Notes that it cannot be known how a container is, unless its shim has left word of the exit.
+    pub(crate) fn container_unreachable(&self, container: &Container) {
+        match read_exit(&self.places.container(&container.record().id)) {
+            Some(exit) => exited(container, &exit),
+            // Exited is exited, shim or not.
+            None => drop(container.apply(ContainerEvent::Lost)),
         }
     }
 }

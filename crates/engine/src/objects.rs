@@ -83,7 +83,7 @@ impl Sandbox {
         self.listed.store(true, Ordering::Release);
     }
 
-    fn is_listed(&self) -> bool {
+    pub(crate) fn is_listed(&self) -> bool {
         self.listed.load(Ordering::Acquire)
     }
 
@@ -197,7 +197,7 @@ impl Container {
         self.listed.store(true, Ordering::Release);
     }
 
-    fn is_listed(&self) -> bool {
+    pub(crate) fn is_listed(&self) -> bool {
         self.listed.load(Ordering::Acquire)
     }
 

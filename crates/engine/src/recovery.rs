@@ -10,8 +10,8 @@ use std::{
 };
 
 use image::{Ownership, Store};
-use model::{ContainerEvent, ContainerRecord, SandboxRecord, SandboxState, UnixNanos};
-use shim_api::v1::{self, GetState, container_state::State, reply, request::Call};
+use model::{ContainerRecord, SandboxRecord, SandboxState};
+use shim_api::v1::{self, request::Call};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
     error::internal,
     image_users::ImageUsers,
     keys::Keys,
+    lock::{DaemonLock, LockError},
     objects::{Container, Registry, Sandbox},
     places::{POD_CGROUPS, Places, SHIM_CGROUPS},
     records::{self, Loaded},
@@ -37,7 +38,8 @@ impl Engine {
     /// Must run inside a tokio runtime.
     ///
     /// # Errors
-    /// [`EngineError::Internal`] when a directory or the shim's program cannot be used. Records that cannot be read
+    /// [`EngineError::Precondition`] when another daemon uses the data directory, [`EngineError::Internal`] when a
+    /// directory or the shim's program cannot be used. Records that cannot be read
     /// are set aside and shown by [`status`](Self::status).
     pub async fn open(config: EngineConfig) -> Result<Self, EngineError> {
         let inner = blocking(move || Inner::open(config)).await?;
@@ -56,6 +58,10 @@ struct Records {
 impl Inner {
     fn open(config: EngineConfig) -> Result<Self, EngineError> {
         let failed = |what: String| move |source: io::Error| internal(what, source);
+        let data_dir = config.data_dir.display();
+        make_private(&config.data_dir).map_err(failed(format!("make {data_dir}")))?;
+        // Before anything is read or removed.
+        let lock = DaemonLock::take(&config.data_dir).map_err(|error| not_ours(&config, error))?;
         let places = Places::new(config.data_dir.clone(), config.runtime_dir);
         let directories = [
             places.sandboxes(),
@@ -93,6 +99,7 @@ impl Inner {
             sandbox_keys: Keys::new(),
             container_keys: Keys::new(),
             layer_walks: Semaphore::new(LAYER_WALKS),
+            _lock: lock,
             quarantined: Mutex::default(),
         })
     }
@@ -184,7 +191,10 @@ impl Inner {
     async fn recover_sandbox(inner: &Arc<Self>, sandbox: &Arc<Sandbox>) {
         let record = sandbox.record();
         let outcome = match record.state {
-            SandboxState::Ready => Self::reconnect(inner, sandbox).await,
+            SandboxState::Ready => {
+                Self::reconnect(inner, sandbox).await;
+                Ok(())
+            }
             SandboxState::Stopping => Self::finish_stop(inner, sandbox).await,
             SandboxState::NotReady => {
                 inner.lose_containers(&record);
@@ -204,80 +214,11 @@ impl Inner {
         }
     }
 
-    async fn reconnect(inner: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<(), EngineError> {
-        let record = sandbox.record();
-        let connected = Shim::reconnect(&inner.places.runtime(&record.id)).await;
-        let (shim, notices) = match connected {
-            Ok(connected) => connected,
-            Err(error) => {
-                tracing::info!(pod_sandbox_id = %record.id, %error, "shim is gone");
-                return Self::stop(inner, sandbox).await;
-            }
-        };
-        let shim = Arc::new(shim);
-        sandbox.set_shim(Arc::clone(&shim));
-        match shim.ask(Call::GetState(GetState {})).await.map(|answer| answer.result) {
-            Ok(reply::Result::State(state)) if state.pod_is_up => {
-                sandbox.set_pause(state.pause_pid);
-                inner.adopt_containers(&record, &shim, state.containers).await;
-                Self::listen(inner, sandbox, &shim, notices);
-                Ok(())
-            }
-            answer => {
-                tracing::warn!(pod_sandbox_id = %record.id, ?answer, "shim does not know its pod");
-                Self::stop(inner, sandbox).await
-            }
-        }
-    }
-
-    /// Takes over what the shim knows. A container that only one side knows was being made or removed.
-    async fn adopt_containers(
-        self: &Arc<Self>,
-        record: &SandboxRecord,
-        shim: &Shim,
-        states: Vec<v1::ContainerState>,
-    ) {
-        let mut unknown = self.registry.containers_of(&record.id);
-        for state in states {
-            let id = state.container_id.clone();
-            let Some(container) = self.registry.container_by_id(&id) else {
-                let call = Call::RemoveContainer(v1::RemoveContainer { container_id: id.clone() });
-                let kill = Call::KillContainer(v1::KillContainer { container_id: id.clone() });
-                for call in [kill, call] {
-                    if let Err(error) = shim.ask(call).await {
-                        tracing::warn!(container_id = id, %error, "remove unrecorded container");
-                    }
-                }
-                continue;
-            };
-            unknown.retain(|other| other.record().id.as_str() != id);
-            self.adopt(&container, state);
-        }
-        for container in unknown {
-            if let Err(error) = Self::remove_files(self, &container).await {
-                let id = &container.record().id;
-                tracing::warn!(container_id = %id, %error, "remove unfinished container");
-            }
-        }
-    }
-
-    fn adopt(&self, container: &Container, state: v1::ContainerState) {
-        let pid = state.pid;
-        match state.state {
-            Some(State::Exited(exit)) => self.container_exited(&exit),
-            Some(State::Running(running)) => {
-                container.set_init(pid);
-                // A record that says so already is right.
-                container.apply(ContainerEvent::Started { at: UnixNanos(running.started_at) }).ok();
-            }
-            Some(State::Created(_)) => container.set_init(pid),
-            None => {}
-        }
-    }
-
     async fn finish_stop(inner: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<(), EngineError> {
         // Its shim may still be at it.
-        if let Ok((shim, _)) = Shim::reconnect(&inner.places.runtime(&sandbox.record().id)).await {
+        if let Ok((shim, _)) =
+            Shim::reconnect_soon(&inner.places.runtime(&sandbox.record().id)).await
+        {
             sandbox.set_shim(Arc::new(shim));
         }
         Self::stop(inner, sandbox).await
@@ -285,7 +226,7 @@ impl Inner {
 
     async fn finish_removal(inner: &Arc<Self>, sandbox: &Arc<Sandbox>) {
         let record = sandbox.record();
-        if let Ok((shim, _)) = Shim::reconnect(&inner.places.runtime(&record.id)).await {
+        if let Ok((shim, _)) = Shim::reconnect_soon(&inner.places.runtime(&record.id)).await {
             sandbox.set_shim(Arc::new(shim));
         }
         for container in inner.registry.containers_of(&record.id) {
@@ -319,7 +260,7 @@ impl Inner {
     /// Ends shims whose record is gone: they have nobody to serve.
     async fn end_stray_shims(&self) {
         for directory in self.unowned_runtimes() {
-            if let Ok((shim, _)) = Shim::reconnect(&directory).await {
+            if let Ok((shim, _)) = Shim::reconnect_soon(&directory).await {
                 if let Err(error) = shim.ask(Call::StopPod(v1::StopPod {})).await {
                     tracing::warn!(directory = %directory.display(), %error, "end stray shim");
                 }
@@ -341,6 +282,18 @@ impl Inner {
                 }
             }
         }
+    }
+}
+
+fn not_ours(config: &EngineConfig, error: LockError) -> EngineError {
+    let data_dir = config.data_dir.display();
+    match error {
+        LockError::Held => EngineError::Precondition {
+            what: format!(
+                "data_dir {data_dir}: another `usnea serve` uses it; end that one first, or give this one a data_dir and a runtime_dir of its own"
+            ),
+        },
+        error @ LockError::File(_) => internal(format!("lock {data_dir}"), error),
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use model::SandboxId;
-use nix::{sys::signal::Signal, unistd::Pid};
+use nix::{errno::Errno, sys::signal::Signal, unistd::Pid};
 use shim_api::{
     client::{Answer, ClientError, Notice, ShimClient},
     v1::{ExecExited, request::Call},
@@ -24,16 +24,21 @@ use sys::{
     spawn::{Spawn, SpawnError, spawn},
 };
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::{mpsc, oneshot},
+};
 
 use crate::places::SHIM_SOCKET;
 
 /// Descriptor under which a shim finds its listening socket.
 const LISTENER: i32 = 3;
 /// How long a shim that was told to end, or killed, may take.
-const END_TIMEOUT_MS: u16 = 10_000;
-/// How long a shim may take to answer when the daemon comes back.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a process is looked at that cannot be watched.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+/// How long a healthy shim may take to answer what it can answer at once.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why there is no shim.
 #[derive(Debug, Error)]
@@ -51,6 +56,28 @@ pub(crate) enum ShimError {
     /// It started, but does not talk.
     #[error("greet usnea-shim")]
     Connect(#[from] ClientError),
+    /// It answers, but has no pod: it is of a sandbox whose making failed.
+    #[error("usnea-shim does not know its pod")]
+    NoPod,
+}
+
+impl ShimError {
+    /// Whether this says that there is no shim to talk to, and never will be. Everything else may pass: a shim that is
+    /// stopped, or busy with the making of a container, is alive.
+    pub(crate) fn is_gone(&self) -> bool {
+        match self {
+            Self::Prepare { source, .. } => {
+                source.kind() == io::ErrorKind::NotFound
+                    || source.raw_os_error() == Some(nix::libc::ESRCH)
+            }
+            Self::Connect(ClientError::Connect { source, .. }) => {
+                matches!(source, Errno::ECONNREFUSED | Errno::ENOENT)
+            }
+            Self::Connect(ClientError::Version { .. }) | Self::NoPod => true,
+            // A socket that was closed before the Hello: the next attempt says whether anybody listens.
+            Self::Connect(_) | Self::Spawn(_) => false,
+        }
+    }
 }
 
 /// The shim's program, sealed so that no container can change what later pods run.
@@ -122,7 +149,7 @@ impl Shim {
             cgroup: start.cgroup.map(AsFd::as_fd),
             new_session: true,
         })?;
-        match ShimClient::connect(&socket).await {
+        match answered(ShimClient::connect(&socket)).await {
             Ok((client, notices)) => {
                 Ok((Self::new(client, child.pid.as_raw(), child.pidfd), notices))
             }
@@ -133,7 +160,16 @@ impl Shim {
         }
     }
 
-    /// Connects to the shim of an earlier daemon.
+    /// Connects to a shim that may be there, and waits for it no longer than a healthy one needs.
+    pub(crate) async fn reconnect_soon(
+        directory: &Path,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Notice>), ShimError> {
+        let silent = ClientError::Silent { seconds: ANSWER_TIMEOUT.as_secs() };
+        let limited = tokio::time::timeout(ANSWER_TIMEOUT, Self::reconnect(directory));
+        limited.await.unwrap_or(Err(ShimError::Connect(silent)))
+    }
+
+    /// Connects to a shim that may be there, of this daemon or an earlier one, and waits until it answers.
     pub(crate) async fn reconnect(
         directory: &Path,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Notice>), ShimError> {
@@ -161,9 +197,7 @@ impl Shim {
 
     /// Asks for something that a healthy shim answers at once.
     pub(crate) async fn ask(&self, call: Call) -> Result<Answer, ClientError> {
-        tokio::time::timeout(ANSWER_TIMEOUT, self.client.call(call, &[]))
-            .await
-            .map_err(|_elapsed| ClientError::Silent { seconds: ANSWER_TIMEOUT.as_secs() })?
+        answered(self.client.call(call, &[])).await
     }
 
     /// Registers interest in the end of `exec_id`, before it is started.
@@ -193,9 +227,18 @@ impl Shim {
 
     /// Waits until the process is gone, killing it when it takes too long, and reaps it if it is our child.
     pub(crate) async fn ended(&self) {
-        if let Ok(pidfd) = self.pidfd.try_clone() {
-            wait_and_reap(pidfd).await;
-        }
+        end_within(&self.pidfd, END_TIMEOUT).await;
+    }
+
+    /// Waits until the process is gone; returns whether it is within `limit`.
+    pub(crate) async fn is_gone_within(&self, limit: Duration) -> bool {
+        tokio::time::timeout(limit, exit(&self.pidfd)).await.is_ok()
+    }
+
+    /// Waits until the process is gone, however long that takes, and reaps it if it is our child.
+    pub(crate) async fn outlive(&self) {
+        exit(&self.pidfd).await;
+        reap(&self.pidfd);
     }
 
     fn execs(&self) -> MutexGuard<'_, HashMap<String, oneshot::Sender<ExecExited>>> {
@@ -211,21 +254,97 @@ fn c_string(id: &SandboxId) -> CString {
     CString::new(id.as_str()).unwrap_or_default()
 }
 
-async fn end(pidfd: &OwnedFd) {
-    pidfd::send_signal(pidfd, Signal::SIGKILL).ok();
-    if let Ok(pidfd) = pidfd.try_clone() {
-        wait_and_reap(pidfd).await;
+/// Limits what a healthy shim does at once.
+async fn answered<T>(
+    answer: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    tokio::time::timeout(ANSWER_TIMEOUT, answer)
+        .await
+        .unwrap_or(Err(ClientError::Silent { seconds: ANSWER_TIMEOUT.as_secs() }))
+}
+
+async fn end(process: &OwnedFd) {
+    pidfd::send_signal(process, Signal::SIGKILL).ok();
+    end_within(process, END_TIMEOUT).await;
+}
+
+async fn end_within(process: &OwnedFd, limit: Duration) {
+    if tokio::time::timeout(limit, exit(process)).await.is_err() {
+        pidfd::send_signal(process, Signal::SIGKILL).ok();
+        tokio::time::timeout(END_TIMEOUT, exit(process)).await.ok();
+    }
+    reap(process);
+}
+
+/// Waits until the process has exited. No thread waits: the daemon can end meanwhile.
+async fn exit(process: &OwnedFd) {
+    #[expect(
+        deprecated,
+        reason = "its replacement is unsafe; an owned descriptor keeps what that one asks for"
+    )]
+    let watch = |process| AsyncFd::with_interest(process, Interest::READABLE);
+    // A descriptor of its own, because one cannot be watched twice.
+    let watched = process.try_clone().and_then(watch);
+    match watched {
+        Ok(watched) => drop(watched.readable().await),
+        Err(error) => {
+            tracing::warn!(%error, "watch a shim's process; asking instead");
+            while !pidfd::wait_exit(process, Some(0)).unwrap_or(true) {
+                tokio::time::sleep(ASK_EVERY).await;
+            }
+        }
     }
 }
 
-async fn wait_and_reap(process: OwnedFd) {
-    let waiting = tokio::task::spawn_blocking(move || {
-        if !pidfd::wait_exit(&process, Some(END_TIMEOUT_MS)).unwrap_or(true) {
-            pidfd::send_signal(&process, Signal::SIGKILL).ok();
-            pidfd::wait_exit(&process, Some(END_TIMEOUT_MS)).ok();
-        }
-        // The shim of an earlier daemon is not our child; its new parent reaps it.
-        pidfd::try_reap(&process).ok();
-    });
-    waiting.await.ok();
+fn reap(process: &OwnedFd) {
+    // The shim of an earlier daemon is not our child; its new parent reaps it.
+    pidfd::try_reap(process).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connect(source: Errno) -> ShimError {
+        ClientError::Connect { path: PathBuf::new(), source }.into()
+    }
+
+    #[test]
+    fn only_who_cannot_be_there_is_gone() {
+        let prepare =
+            |errno: Errno| ShimError::Prepare { path: PathBuf::new(), source: errno.into() };
+        let gone = [
+            connect(Errno::ECONNREFUSED),
+            connect(Errno::ENOENT),
+            prepare(Errno::ENOENT),
+            prepare(Errno::ESRCH),
+            ClientError::Version { theirs: 7 }.into(),
+        ];
+        assert!(gone.iter().all(ShimError::is_gone), "{gone:?}");
+        let may_live = [
+            connect(Errno::EAGAIN),
+            prepare(Errno::EMFILE),
+            ClientError::Silent { seconds: 5 }.into(),
+            ClientError::Closed.into(),
+        ];
+        assert!(!may_live.iter().any(ShimError::is_gone), "{may_live:?}");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_process_is_waited_for_by_several_and_reaped() {
+        let child = spawn(&Spawn {
+            exe: File::open("/bin/sleep").expect("sleep").as_fd(),
+            argv: &[c"sleep".to_owned(), c"60".to_owned()],
+            envp: &[],
+            fds: &[],
+            cgroup: None,
+            new_session: false,
+        })
+        .expect("spawn");
+        let process = child.pidfd;
+        let early = tokio::time::timeout(Duration::from_millis(50), exit(&process));
+        early.await.expect_err("it lives");
+        tokio::join!(exit(&process), end(&process));
+        assert_eq!(pidfd::try_reap(&process), Err(Errno::ECHILD), "reaped already");
+    }
 }

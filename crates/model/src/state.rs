@@ -88,6 +88,8 @@ pub enum ContainerEvent {
     },
     /// The shim stopped answering.
     Lost,
+    /// The shim answers again, and says that the process still waits for its start.
+    FoundWaiting,
 }
 
 /// A transition that a lifecycle does not have.
@@ -114,14 +116,17 @@ impl ContainerState {
             }
             E::Lost => Ok(S::Unknown),
             E::Started { .. } => Err(self.refuse("started")),
+            E::FoundWaiting => Err(self.refuse("found waiting")),
         };
         match (self, event) {
-            (S::Created, E::Started { at }) => Ok(S::Running { started_at: at }),
+            (S::Created | S::Unknown, E::Started { at }) => Ok(S::Running { started_at: at }),
+            (S::Created | S::Unknown, E::FoundWaiting) => Ok(S::Created),
             (S::Created | S::Unknown, event) => exited(None, event),
             (S::Running { started_at }, event) => exited(Some(*started_at), event),
             (S::Exited { .. }, E::Started { .. }) => Err(self.refuse("started")),
             (S::Exited { .. }, E::Exited { .. }) => Err(self.refuse("exited")),
             (S::Exited { .. }, E::Lost) => Err(self.refuse("lost")),
+            (S::Exited { .. }, E::FoundWaiting) => Err(self.refuse("found waiting")),
         }
     }
 
@@ -231,11 +236,24 @@ mod tests {
             ContainerState::Unknown,
             exited,
         ];
-        let events = [ContainerEvent::Started { at: T }, exit(), ContainerEvent::Lost];
+        let started = ContainerEvent::Started { at: T };
+        let events = [started, exit(), ContainerEvent::Lost, ContainerEvent::FoundWaiting];
         let legal = states.map(|s| events.clone().map(|e| s.apply(e).is_ok()));
-        let expected =
-            [[true, true, true], [false, true, true], [false, true, true], [false, false, false]];
+        let expected = [
+            [true, true, true, true],
+            [false, true, true, false],
+            [true, true, true, true],
+            [false, false, false, false],
+        ];
         assert_eq!(legal, expected);
+    }
+
+    #[test]
+    fn a_lost_container_becomes_what_its_shim_says() {
+        let running = ContainerState::Unknown.apply(ContainerEvent::Started { at: T });
+        assert_eq!(running, Ok(ContainerState::Running { started_at: T }));
+        let created = ContainerState::Unknown.apply(ContainerEvent::FoundWaiting);
+        assert_eq!(created, Ok(ContainerState::Created));
     }
 
     #[test]

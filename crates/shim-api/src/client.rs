@@ -1,6 +1,6 @@
 //! The daemon's side of the connection to one shim: calls that wait for their reply, and notices of exits.
 //!
-//! A task reads the connection; it ends, and with it every waiting call, when the shim does.
+//! A task reads the connection until that ends, which ends every waiting call, and then tells why.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use nix::errno::Errno;
@@ -30,9 +29,6 @@ use crate::{
     PROTOCOL_VERSION, ShimApiError, recv, send,
     v1::{self, reply, request::Call, to_daemon, to_shim},
 };
-
-/// How long a shim may take for its Hello.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why a shim could not be reached, or did not do what it was asked.
 #[derive(Debug, Error)]
@@ -86,6 +82,8 @@ pub enum Notice {
     ContainerExited(v1::ContainerExited),
     /// An exec'd program is over.
     ExecExited(v1::ExecExited),
+    /// The connection has ended, which need not mean that the shim has. The last notice.
+    Disconnected(ClientError),
 }
 
 /// A reply and the descriptors that came with it.
@@ -97,7 +95,7 @@ pub struct Answer {
     pub fds: Vec<OwnedFd>,
 }
 
-/// A connection to a shim, which lasts as long as the shim; clones share it.
+/// A connection to a shim; clones share it.
 #[derive(Clone, Debug)]
 pub struct ShimClient {
     connection: Arc<Connection>,
@@ -109,7 +107,7 @@ struct Connection {
     /// A `SOCK_SEQPACKET` socket: tokio only watches its readiness, all I/O is crate [`sys`]'s.
     socket: UnixStream,
     next_id: AtomicU64,
-    /// `None` once the shim has gone.
+    /// `None` once the connection has ended.
     waiting: Mutex<Option<Waiting>>,
 }
 
@@ -117,7 +115,8 @@ struct Connection {
 type Waiting = HashMap<u64, oneshot::Sender<Result<Answer, ClientError>>>;
 
 impl ShimClient {
-    /// Connects to the shim that listens at `path`. Notices end when the connection does.
+    /// Connects to the shim that listens at `path`, and waits for its Hello as long as it takes: the limit is the
+    /// caller's. The last notice is [`Notice::Disconnected`].
     ///
     /// Must run inside a tokio runtime, on which a task keeps reading.
     ///
@@ -135,14 +134,14 @@ impl ShimClient {
             next_id: AtomicU64::new(1),
             waiting: Mutex::new(Some(HashMap::new())),
         });
-        let pid = tokio::time::timeout(HELLO_TIMEOUT, connection.greet())
-            .await
-            .map_err(|_elapsed| ClientError::Silent { seconds: HELLO_TIMEOUT.as_secs() })??;
+        let pid = connection.greet().await?;
         let (notices, receiver) = mpsc::unbounded_channel();
         let reader = Arc::clone(&connection);
         tokio::spawn(async move {
-            while reader.read_one(&notices).await {}
+            let end = reader.read_to_end(&notices).await;
             reader.close();
+            // Nobody listens any more while the daemon shuts down.
+            notices.send(Notice::Disconnected(end)).ok();
         });
         Ok((Self { connection, pid }, receiver))
     }
@@ -156,7 +155,8 @@ impl ShimClient {
     /// Asks the shim to do `call`, with `fds` beside it, and waits for the reply.
     ///
     /// # Errors
-    /// [`ClientError::Failed`] when the shim refuses or fails, [`ClientError::Closed`] when it dies meanwhile.
+    /// [`ClientError::Failed`] when the shim refuses or fails, [`ClientError::Closed`] when the connection ends
+    /// meanwhile.
     pub async fn call(&self, call: Call, fds: &[BorrowedFd<'_>]) -> Result<Answer, ClientError> {
         let connection = &self.connection;
         let id = connection.next_id.fetch_add(1, Ordering::Relaxed);
@@ -228,22 +228,25 @@ impl Connection {
         Ok(attempted.await.map_err(ClientError::Watch)??)
     }
 
-    /// Handles one message; false at the end of the connection.
-    async fn read_one(&self, notices: &mpsc::UnboundedSender<Notice>) -> bool {
-        let notice = match self.receive().await {
-            Ok(Some((to_daemon::Message::Reply(reply), fds))) => {
-                self.settle(reply, fds);
-                return true;
-            }
-            Ok(Some((to_daemon::Message::ContainerExited(exit), _))) => {
-                Notice::ContainerExited(exit)
-            }
-            Ok(Some((to_daemon::Message::ExecExited(exit), _))) => Notice::ExecExited(exit),
-            Ok(Some((to_daemon::Message::Hello(_), _))) => return true,
-            Ok(None) | Err(_) => return false,
-        };
-        // Nobody listens any more while the daemon shuts down.
-        notices.send(notice).is_ok()
+    /// Handles messages until the connection ends; returns why it has.
+    async fn read_to_end(&self, notices: &mpsc::UnboundedSender<Notice>) -> ClientError {
+        loop {
+            let notice = match self.receive().await {
+                Ok(Some((to_daemon::Message::Reply(reply), fds))) => {
+                    self.settle(reply, fds);
+                    continue;
+                }
+                Ok(Some((to_daemon::Message::Hello(_), _))) => continue,
+                Ok(Some((to_daemon::Message::ContainerExited(exit), _))) => {
+                    Notice::ContainerExited(exit)
+                }
+                Ok(Some((to_daemon::Message::ExecExited(exit), _))) => Notice::ExecExited(exit),
+                Ok(None) => return ClientError::Closed,
+                Err(error) => return error,
+            };
+            // Who does not listen to notices still waits for replies.
+            notices.send(notice).ok();
+        }
     }
 
     fn settle(&self, reply: v1::Reply, fds: Vec<OwnedFd>) {

@@ -1,6 +1,6 @@
 //! `usnea serve`: join the node, recover, serve.
 
-use std::{collections::BTreeMap, error::Error, io, process::ExitCode};
+use std::{collections::BTreeMap, error::Error, io, process::ExitCode, time::Duration};
 
 use engine::{Condition, Engine, EngineConfig, HostCgroups, HostFacts};
 use node::{CgroupFacts, Entered, HolderCommand, Ids, Mode, NodeFacts, idmap::IdMap};
@@ -20,6 +20,8 @@ const NODE_ROOT: u32 = 0;
 const WANTED_IDS: u32 = 65_536;
 /// Threads that wait for the disk.
 const BLOCKING_THREADS: usize = 64;
+/// How long work that waits for the disk may go on when the daemon ends.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(config: &Config, holder: &HolderCommand) -> Outcome {
     start_log();
@@ -31,7 +33,11 @@ pub(crate) fn run(config: &Config, holder: &HolderCommand) -> Outcome {
         .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()?;
-    runtime.block_on(serve(config, entered))?;
+    let served = runtime.block_on(serve(config, entered));
+    // A walk through a layer or an import may go on for long, and can be cut off anywhere: whoever is killed by SIGKILL
+    // does just that. The next daemon needs our lock.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    served?;
     Ok(ExitCode::SUCCESS)
 }
 
