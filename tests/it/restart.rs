@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
+    os::fd::{AsRawFd, OwnedFd},
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -11,7 +13,10 @@ use cri_api::v1::{
 };
 use it::{LogLine, Outcome, Scenario, parse_log};
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        socket::{self, AddressFamily, SockFlag, SockType, UnixAddr},
+    },
     unistd::Pid,
 };
 use testkit::{Options, pod, processes::Process};
@@ -28,6 +33,10 @@ it::tests!("restart":
     a_killed_shim_ends_its_pod_and_no_other,
     a_shim_killed_in_the_meantime_is_noticed,
     a_broken_record_harms_nobody_else,
+    a_silent_shim_is_waited_for,
+    containers_of_a_silent_shim_can_be_stopped_and_removed,
+    a_lost_connection_is_made_again,
+    a_second_daemon_is_refused,
 );
 
 /// Times at which the daemon is killed during a loop of calls.
@@ -277,5 +286,102 @@ async fn a_broken_record_harms_nobody_else(t: &mut Scenario) -> Outcome {
     t.stop_pod(&broken).await;
     t.remove_pod(&broken).await;
     assert!(!t.pods().await.iter().any(|pod| pod.id == broken));
+    Ok(())
+}
+
+/// A stopped process accepts connections, and says nothing.
+async fn restart_with_silent_shim(t: &mut Scenario, shim: Process) {
+    kill(Pid::from_raw(shim.pid), Signal::SIGSTOP).expect("stop the shim");
+    restart(t).await;
+}
+
+async fn a_silent_shim_is_waited_for(t: &mut Scenario) -> Outcome {
+    t.own_daemon(Options::default()).await?;
+    let pod = t.run_pod().await;
+    let running = t.launch(&pod, t.sleeper("running")).await;
+    let created = t.create(&pod, t.sleeper("created")).await;
+    let (shim, init) = (shim_of(t, &running).await, t.pid(&running).await);
+    let before = everything(t).await;
+    restart_with_silent_shim(t, shim).await;
+    assert_eq!(t.pod_status(&pod).await.state(), PodSandboxState::SandboxReady);
+    for id in [&running, &created] {
+        assert_eq!(t.status(id).await.state(), ContainerState::ContainerUnknown);
+    }
+    kill(Pid::from_raw(shim.pid), Signal::SIGCONT).expect("let the shim go on");
+    let answers = async |t: &Scenario| {
+        let state = t.status(&running).await.state();
+        (state == ContainerState::ContainerRunning).then_some(())
+    };
+    t.eventually("the shim is heard of", answers).await;
+    assert_eq!(everything(t).await, before);
+    assert_eq!(t.pid(&running).await, init, "nothing was killed");
+    assert_eq!(t.exec(&running, "echo alive").await, "alive");
+    t.try_start(&created).await.expect("StartContainer");
+    kill(Pid::from_raw(init), Signal::SIGKILL).expect("kill");
+    t.exited(&running).await;
+    Ok(())
+}
+
+async fn containers_of_a_silent_shim_can_be_stopped_and_removed(t: &mut Scenario) -> Outcome {
+    t.own_daemon(Options::default()).await?;
+    let pod = t.run_pod().await;
+    let (stopped, removed) =
+        (t.launch(&pod, t.sleeper("a")).await, t.launch(&pod, t.sleeper("b")).await);
+    let shim = shim_of(t, &stopped).await;
+    let pids = [t.pid(&stopped).await, t.pid(&removed).await];
+    restart_with_silent_shim(t, shim).await;
+    t.stop(&stopped, 10).await;
+    assert_lost(&t.status(&stopped).await);
+    t.remove(&removed).await;
+    gone(t, &pids).await;
+    t.remove_pod(&pod).await;
+    gone(t, &[shim.pid]).await;
+    assert_eq!(everything(t).await.len(), 0);
+    Ok(())
+}
+
+/// A connection to the shim that serves the pod with this directory.
+fn connect(directory: &Path) -> OwnedFd {
+    let directory = File::open(directory).expect("open the pod's directory");
+    // A socket's path is short.
+    let path = format!("/proc/self/fd/{}/shim.sock", directory.as_raw_fd());
+    let address = UnixAddr::new(path.as_str()).expect("a short path");
+    let (family, kind) = (AddressFamily::Unix, SockType::SeqPacket);
+    let socket = socket::socket(family, kind, SockFlag::SOCK_CLOEXEC, None).expect("socket");
+    socket::connect(socket.as_raw_fd(), &address).expect("connect to the shim");
+    socket
+}
+
+/// Whoever connects to a shim takes the daemon's place; the daemon takes it back.
+async fn a_lost_connection_is_made_again(t: &mut Scenario) -> Outcome {
+    t.own_daemon(Options::default()).await?;
+    let pod = t.run_pod().await;
+    let id = t.launch(&pod, t.sleeper("a")).await;
+    let init = t.pid(&id).await;
+    drop(connect(&t.instance().runtime_directory().join("pods").join(&pod)));
+    let answers = async |t: &Scenario| t.try_exec(&id, &["true"], 0).await.ok();
+    t.eventually("the daemon is connected again", answers).await;
+    assert_eq!(t.pod_status(&pod).await.state(), PodSandboxState::SandboxReady);
+    assert_eq!(t.pid(&id).await, init, "nothing was killed");
+    t.stop(&id, 0).await;
+    Ok(())
+}
+
+async fn a_second_daemon_is_refused(t: &mut Scenario) -> Outcome {
+    t.own_daemon(Options::default()).await?;
+    let pod = t.run_pod().await;
+    let id = t.launch(&pod, t.sleeper("a")).await;
+    let second = t.instance().usnea(&["serve"]);
+    let message = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(!second.status.success(), "{message}");
+    let directory = t.instance().data_directory();
+    assert!(message.contains(&directory.display().to_string()), "{message}");
+    assert!(message.contains("another `usnea serve`"), "{message}");
+    assert_eq!(t.exec(&id, "echo alive").await, "alive");
+    // An ended one makes room.
+    t.instance().stop();
+    t.instance().start_daemon();
+    t.reconnect().await;
+    assert_eq!(t.exec(&id, "echo alive").await, "alive");
     Ok(())
 }
