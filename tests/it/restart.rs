@@ -109,10 +109,11 @@ async fn exits_in_the_meantime_are_told_with_code_and_time(t: &mut Scenario) -> 
     Ok(())
 }
 
+/// Waits until the processes are reaped: as zombies they have ended, but nobody has noted when.
 async fn gone(t: &Scenario, pids: &[i32]) {
     let all_gone = async |_: &Scenario| {
-        let alive = pids.iter().any(|&pid| !Process { pid }.command_line().is_empty());
-        (!alive).then_some(())
+        let there = pids.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists());
+        (!there).then_some(())
     };
     t.eventually("the processes end", all_gone).await;
 }
