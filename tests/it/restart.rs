@@ -118,6 +118,15 @@ async fn gone(t: &Scenario, pids: &[i32]) {
     t.eventually("the processes end", all_gone).await;
 }
 
+/// Waits until the processes have ended, though a stopped parent has not reaped them.
+async fn ended(t: &Scenario, pids: &[i32]) {
+    let all_ended = async |_: &Scenario| {
+        let alive = pids.iter().any(|&pid| !Process { pid }.command_line().is_empty());
+        (!alive).then_some(())
+    };
+    t.eventually("the processes end", all_ended).await;
+}
+
 async fn logs_have_no_gap(t: &mut Scenario) -> Outcome {
     t.own_daemon(Options::default()).await?;
     let pod = t.run_pod().await;
@@ -334,7 +343,7 @@ async fn containers_of_a_silent_shim_can_be_stopped_and_removed(t: &mut Scenario
     t.stop(&stopped, 10).await;
     assert_lost(&t.status(&stopped).await);
     t.remove(&removed).await;
-    gone(t, &pids).await;
+    ended(t, &pids).await;
     t.remove_pod(&pod).await;
     gone(t, &[shim.pid]).await;
     assert_eq!(everything(t).await.len(), 0);

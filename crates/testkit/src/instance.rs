@@ -291,12 +291,13 @@ impl Instance {
         self.directory().join("daemon.log")
     }
 
-    /// The `usnea node hold` of this instance.
+    /// The `usnea node hold` of this instance: it says itself who it is, because only root may look into it.
     #[must_use]
     pub fn node_holder(&self) -> Option<Process> {
-        self.own_processes()
-            .into_iter()
-            .find(|process| process.command_line().ends_with("node hold"))
+        let status = self.command(&["node", "status"]).output().ok()?;
+        let facts: serde_json::Value = serde_json::from_slice(&status.stdout).ok()?;
+        let pid = i32::try_from(facts["pid"].as_i64()?).ok()?;
+        Some(Process { pid })
     }
 
     /// The shims of this instance.
