@@ -115,6 +115,9 @@ fn measure(rounds: Rounds, file: Option<&Path>) -> ExitCode {
     import_image(&instance);
     let figures = measure_pods(&instance, rounds);
     println!("{}", table("Usnea, at the socket", &figures));
+    if !instance.account().is_dedicated() {
+        println!("Only root may see the memory of shims and daemon.\n");
+    }
     let (others, remarks) = oci::compare(&instance, rounds);
     println!("{}", table("other runtimes, by their commands", &others));
     for remark in remarks {
