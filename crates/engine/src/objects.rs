@@ -49,18 +49,7 @@ impl Sandbox {
 
     /// Changes the record in memory; the caller has it written.
     pub(crate) fn apply(&self, event: SandboxEvent) -> Result<Arc<SandboxRecord>, TransitionError> {
-        let mut refused = None;
-        self.record.send_if_modified(|record| match record.state.apply(event) {
-            Ok(state) => {
-                Arc::make_mut(record).state = state;
-                true
-            }
-            Err(error) => {
-                refused = Some(error);
-                false
-            }
-        });
-        refused.map_or_else(|| Ok(self.record()), Err)
+        transition(&self.record, |record| record.state.apply(event), |record, to| record.state = to)
     }
 
     pub(crate) fn set_pause(&self, pid: i32) {
@@ -135,19 +124,7 @@ impl Container {
         &self,
         event: ContainerEvent,
     ) -> Result<Arc<ContainerRecord>, TransitionError> {
-        // In one step: the reply to a start and the notice of the exit arrive on different tasks.
-        let mut refused = None;
-        self.record.send_if_modified(|record| match record.state.apply(event) {
-            Ok(state) => {
-                Arc::make_mut(record).state = state;
-                true
-            }
-            Err(error) => {
-                refused = Some(error);
-                false
-            }
-        });
-        refused.map_or_else(|| Ok(self.record()), Err)
+        transition(&self.record, |record| record.state.apply(event), |record, to| record.state = to)
     }
 
     /// Waits until the container has exited; returns whether it has within `limit`.
@@ -204,6 +181,26 @@ impl Container {
     fn init_slot(&self) -> MutexGuard<'_, Option<Init>> {
         self.init.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Changes a record's state in one step: the reply to a call and the notice of an exit arrive on different tasks.
+fn transition<Record: Clone, State>(
+    record: &watch::Sender<Arc<Record>>,
+    next: impl FnOnce(&Record) -> Result<State, TransitionError>,
+    set: impl FnOnce(&mut Record, State),
+) -> Result<Arc<Record>, TransitionError> {
+    let mut refused = None;
+    record.send_if_modified(|record| match next(record) {
+        Ok(state) => {
+            set(Arc::make_mut(record), state);
+            true
+        }
+        Err(error) => {
+            refused = Some(error);
+            false
+        }
+    });
+    refused.map_or_else(|| Ok(record.borrow().clone()), Err)
 }
 
 /// All objects by id.
