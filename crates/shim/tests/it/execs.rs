@@ -4,7 +4,6 @@ use std::{
     fs::{self, File},
     io::Read,
     os::fd::{AsFd, OwnedFd},
-    time::Duration,
 };
 
 use shim_api::v1::{
@@ -94,7 +93,7 @@ fn a_program_runs_in_its_container() {
         assert_eq!((exited.exec_id.as_str(), exited.exit_code), ("e1", 9));
         assert_eq!(pod.log("c"), Vec::<String>::new(), "an exec's output is not the container's");
         if pod.cgroups.is_some() {
-            assert_eq!(exec_cgroups(&pod), 0);
+            eventually("its cgroup is gone", || exec_cgroups(&pod) == 0);
         }
         exec(&mut pod, "e1", "c", &["echo"]).expect("the id is free again");
         pod.shim.stop();
@@ -184,13 +183,13 @@ fn what_a_program_leaves_behind_lives_on() {
             assert_eq!(pod.shim.exec_exited().exit_code, 0);
             output.read().0
         };
-        assert!(look(&mut pod).contains("State:\tS"));
+        eventually("it sleeps", || look(&mut pod).contains("State:\tS"));
         if pod.cgroups.is_some() {
-            assert_eq!(exec_cgroups(&pod), 1);
+            eventually("one cgroup is left", || exec_cgroups(&pod) == 1);
             kill_exec(&mut pod, "e");
             eventually("its cgroup is gone", || exec_cgroups(&pod) == 0);
             // The container's init does not reap.
-            assert!(look(&mut pod).contains("State:\tZ"));
+            eventually("it is a zombie", || look(&mut pod).contains("State:\tZ"));
         }
         pod.shim.stop();
     }
@@ -232,16 +231,17 @@ fn many_programs_leave_no_descriptor_and_no_process() {
         assert_eq!(output.read().0, "hello\n");
         assert_eq!(pod.shim.exec_exited().exit_code, 0);
     };
-    run(&mut pod);
+    // The container's own, before the first program.
     let before = descriptors(&pod);
     for _ in 0..50 {
         run(&mut pod);
     }
-    assert_eq!(descriptors(&pod), before);
-    std::thread::sleep(Duration::from_millis(50));
-    let children =
-        fs::read_to_string(format!("/proc/{0}/task/{0}/children", pod.shim.pid)).unwrap();
-    assert_eq!(children.split_whitespace().count(), 2, "pause and the container: {children}");
+    eventually("no descriptor is left", || descriptors(&pod) == before);
+    let children = |pod: &Pod| {
+        let path = format!("/proc/{0}/task/{0}/children", pod.shim.pid);
+        fs::read_to_string(path).unwrap().split_whitespace().count()
+    };
+    eventually("pause and the container are left", || children(&pod) == 2);
     pod.shim.stop();
     assert!(matches!(pod.shim.notice(), to_daemon::Message::ContainerExited(_)));
 }
