@@ -8,6 +8,8 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::stop::remove_tree;
+
 /// Name of the record in its object's directory.
 pub(crate) const RECORD: &str = "record.json";
 /// Name of the exit record that a shim writes beside it.
@@ -49,10 +51,7 @@ pub(crate) fn remove(directory: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         result => result?,
     }
-    fs::remove_dir_all(directory).or_else(|error| match error.kind() {
-        io::ErrorKind::NotFound => Ok(()),
-        _ => Err(error),
-    })
+    remove_tree(directory)
 }
 
 /// Reads `<directory>/<name>`.
