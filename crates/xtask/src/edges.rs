@@ -8,7 +8,7 @@ struct Rule {
     may_use: &'static [&'static str],
 }
 
-const RULES: [Rule; 15] = [
+const RULES: [Rule; 18] = [
     Rule { name: "model", may_use: &[] },
     Rule { name: "sys", may_use: &[] },
     Rule { name: "cri-api", may_use: &[] },
@@ -17,10 +17,13 @@ const RULES: [Rule; 15] = [
     Rule { name: "runtime", may_use: &["sys"] },
     Rule { name: "shim", may_use: &["model", "runtime", "shim-api", "sys"] },
     Rule { name: "image", may_use: &["sys"] },
+    Rule { name: "registry", may_use: &["image"] },
+    Rule { name: "unpacker", may_use: &["image", "sys"] },
+    Rule { name: "pull", may_use: &["image", "registry", "unpacker"] },
     Rule { name: "node", may_use: &["model", "sys"] },
-    Rule { name: "engine", may_use: &["image", "model", "shim-api", "spec", "sys"] },
+    Rule { name: "engine", may_use: &["image", "model", "pull", "shim-api", "spec", "sys"] },
     Rule { name: "server", may_use: &["cri-api", "engine", "model"] },
-    Rule { name: "usnea", may_use: &["engine", "image", "model", "node", "server", "sys"] },
+    Rule { name: "usnea", may_use: &["engine", "image", "model", "node", "pull", "server", "sys", "unpacker"] },
     Rule { name: "testkit", may_use: &["cri-api", "sys"] },
     Rule { name: "it", may_use: &["cri-api", "testkit"] },
     Rule { name: "xtask", may_use: &[] },
