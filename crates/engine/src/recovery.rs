@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use image::{Ownership, Store};
+use image::{InProcess, Limits, Ownership, Store, UnpackOptions};
 use model::{ContainerRecord, SandboxRecord, SandboxState};
 use shim_api::v1::{self, request::Call};
 use tokio::sync::Semaphore;
@@ -78,7 +78,8 @@ impl Inner {
         let shim_program = program.map_err(failed(what))?;
         let ownership =
             if config.host.mapped_uids > 1 { Ownership::Preserve } else { Ownership::Squash };
-        let images = Store::open(&config.data_dir, ownership)
+        let unpack = UnpackOptions { ownership, limits: Limits::default() };
+        let images = Store::open(&config.data_dir, unpack, Arc::new(InProcess))
             .map_err(|source| internal("open the image store", source))?;
         let controllers = match &config.host.cgroups {
             HostCgroups::Delegated { controllers } => controllers.clone(),

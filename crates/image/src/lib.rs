@@ -10,7 +10,9 @@
 mod archive;
 mod config;
 mod digest;
+mod document;
 mod error;
+mod platform;
 mod reference;
 mod source;
 mod store;
@@ -20,8 +22,11 @@ mod unpack;
 
 pub use config::ImageConfig;
 pub use digest::Digest;
+pub use document::{BlobRef, Document, Documents, MAX_DOCUMENT_BYTES, MAX_INDEX_DEPTH, Manifest};
 pub use error::{ConfigFault, EntryFault, ImageError, LimitFault, ReferenceFault};
 pub use reference::{Reference, Selector};
-pub use store::{Collected, FsUsage, Image, ImportOptions, Problem, Store};
+pub use store::{
+    Collected, FsUsage, Image, ImportOptions, LayerBlob, Problem, Reservation, StagedLayer, Store,
+};
 pub use stream::Limits;
-pub use unpack::{LayerSummary, Ownership, UnpackOptions, unpack_layer};
+pub use unpack::{InProcess, LayerSummary, Ownership, Unpack, UnpackOptions, unpack_layer};

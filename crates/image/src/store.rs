@@ -23,16 +23,19 @@ use sys::beneath::{self, DirEntry};
 use crate::config::ImageConfig;
 use crate::digest::Digest;
 use crate::error::ImageError;
-use crate::unpack::{Ownership, UnpackOptions};
+use crate::unpack::{Unpack, UnpackOptions};
 
 mod collect;
+mod commit;
 mod directory;
 mod import;
 mod lookup;
 mod record;
+mod stage;
 
 pub use collect::Collected;
 pub use import::ImportOptions;
+pub use stage::{LayerBlob, Reservation, StagedLayer};
 
 use directory::Directory;
 use record::{ImageRecord, LayerRecord};
@@ -116,33 +119,29 @@ pub struct Store {
     path: PathBuf,
     root: Directory,
     images: Directory,
-    layers: Directory,
+    layers: Arc<Directory>,
     blobs: Directory,
     unpack: UnpackOptions,
+    unpacker: Arc<dyn Unpack>,
     view: RwLock<View>,
-    /// Layers of running imports, which no record names yet.
-    importing: Mutex<Vec<Digest>>,
+    /// Layers of running imports and pulls, which no record names yet.
+    reserved: Arc<Mutex<Vec<Digest>>>,
     /// What trees that are being deleted still occupy.
     deleting: Mutex<(u64, u64)>,
 }
 
 impl Store {
     /// Opens the store at `root`, which is made when missing, and sweeps what interrupted
-    /// imports and removals have left.
+    /// imports and removals have left. Imports have `unpacker` unpack their layers.
     ///
     /// # Errors
     /// [`ImageError::Io`] and [`ImageError::Beneath`] when its directories cannot be made or
     /// read. Broken records are no error, see [`Store::problems`].
-    pub fn open(root: &Path, ownership: Ownership) -> Result<Self, ImageError> {
-        let unpack = UnpackOptions { ownership, limits: crate::Limits::default() };
-        Self::open_with(root, unpack)
-    }
-
-    /// Like [`Store::open`], with limits of one's own.
-    ///
-    /// # Errors
-    /// As [`Store::open`].
-    pub fn open_with(root: &Path, unpack: UnpackOptions) -> Result<Self, ImageError> {
+    pub fn open(
+        root: &Path,
+        unpack: UnpackOptions,
+        unpacker: Arc<dyn Unpack>,
+    ) -> Result<Self, ImageError> {
         fs::create_dir_all(root).map_err(|source| ImageError::Io {
             operation: "make",
             path: root.into(),
@@ -153,7 +152,7 @@ impl Store {
             path.map_err(|source| ImageError::Io { operation: "find", path: root.into(), source })?;
         let root = Directory::root(&path)?;
         let images = root.subdirectory(IMAGES)?;
-        let layers = root.subdirectory(LAYERS)?;
+        let layers = Arc::new(root.subdirectory(LAYERS)?);
         let blobs = root.subdirectory(BLOBS)?.subdirectory(ALGORITHM)?;
         let stamp = [SystemTime::UNIX_EPOCH; 2];
         let view = View { state: Arc::default(), stamp, settled: false };
@@ -164,8 +163,9 @@ impl Store {
             layers,
             blobs,
             unpack,
+            unpacker,
             view: RwLock::new(view),
-            importing: Mutex::default(),
+            reserved: Arc::default(),
             deleting: Mutex::default(),
         };
         store.sweep()?;

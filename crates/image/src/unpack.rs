@@ -9,6 +9,7 @@
 //! therefore made with mode 0755 and owner 0:0.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -74,6 +75,35 @@ pub struct LayerSummary {
     /// The layer hides everything below it. Overlayfs ignores an opaque root; whoever stacks the
     /// layers has to leave out the lower ones.
     pub opaque_root: bool,
+}
+
+/// Whatever runs [`unpack_layer`]: this process, or one that can do nothing else.
+pub trait Unpack: fmt::Debug + Send + Sync {
+    /// Unpacks the layer that `blob` reads into the empty directory `target`.
+    ///
+    /// # Errors
+    /// As [`unpack_layer`].
+    fn unpack(
+        &self,
+        blob: &mut dyn Read,
+        target: BorrowedFd<'_>,
+        options: &UnpackOptions,
+    ) -> Result<LayerSummary, ImageError>;
+}
+
+/// Unpacks in this process.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct InProcess;
+
+impl Unpack for InProcess {
+    fn unpack(
+        &self,
+        blob: &mut dyn Read,
+        target: BorrowedFd<'_>,
+        options: &UnpackOptions,
+    ) -> Result<LayerSummary, ImageError> {
+        unpack_layer(blob, target, options)
+    }
 }
 
 /// Unpacks the layer that `blob` reads, plain or compressed, into the empty directory `target`.

@@ -1,8 +1,8 @@
 //! `usnea image …`: works on the image store inside the node, with or without a running daemon.
 
-use std::{error::Error, process::ExitCode};
+use std::{error::Error, process::ExitCode, sync::Arc};
 
-use image::{Image, ImportOptions, Ownership, Store};
+use image::{Image, ImportOptions, InProcess, Limits, Ownership, Store, UnpackOptions};
 use node::{HolderCommand, Ids};
 use sys::process::SingleThreaded;
 
@@ -45,7 +45,8 @@ fn open(config: &Config, holder: &HolderCommand) -> Result<Store, Box<dyn Error>
         Ids::Mapped { .. } => Ownership::Preserve,
         Ids::SingleId { .. } => Ownership::Squash,
     };
-    Ok(Store::open(&config.data_dir, ownership)?)
+    let unpack = UnpackOptions { ownership, limits: Limits::default() };
+    Ok(Store::open(&config.data_dir, unpack, Arc::new(InProcess))?)
 }
 
 fn not_found(reference: &str) -> ExitCode {

@@ -3,15 +3,14 @@
 //! There is no manifest in the registry's sense, hence no manifest digest; configurations are
 //! verified by their file's name and layers by their diff id.
 
-use std::collections::BTreeMap;
-
-use oci_spec::image::ImageConfiguration;
 use serde::Deserialize;
 
-use super::{FoundImage, LayerBlob, MAX_DOCUMENT_BYTES, no_platform, parse_json, runs_here};
+use super::FoundImage;
 use crate::archive::Archive;
 use crate::digest::Digest;
+use crate::document::{Documents, MAX_DOCUMENT_BYTES, parse_json};
 use crate::error::ImageError;
+use crate::store::LayerBlob;
 
 const MANIFEST: &str = "manifest.json";
 
@@ -41,23 +40,20 @@ fn image(archive: &Archive, entry: &ManifestEntry) -> Result<FoundImage, ImageEr
         }
         _ => {}
     }
-    if !runs_here(&parse_json::<ImageConfiguration>(&entry.config, &config)?) {
-        return Err(no_platform());
-    }
     let layer = |path: &String| {
         let missing = || ImageError::Missing { name: path.clone() };
         let (_, bytes) = archive.file(path)?.ok_or_else(missing)?;
         // Only the blobs of a layout are named by their own digest; older names are chain ids.
         let digest = path.strip_prefix("blobs/sha256/").and_then(digest_in_name);
-        Ok(LayerBlob { path: path.clone(), digest, bytes })
+        Ok(LayerBlob { name: path.clone(), digest, bytes })
     };
+    let layers = entry.layers.iter().flatten().map(layer);
+    let layers = layers.collect::<Result<Vec<_>, ImageError>>()?;
     Ok(FoundImage {
         tags: entry.repo_tags.iter().flatten().map(|tag| tag.parse()).collect::<Result<_, _>>()?,
         manifest_digests: Vec::new(),
-        manifest: None,
-        config,
-        annotations: BTreeMap::new(),
-        layers: entry.layers.iter().flatten().map(layer).collect::<Result<_, ImageError>>()?,
+        documents: Documents::new(config, layers.len(), None)?,
+        layers,
     })
 }
 

@@ -113,7 +113,7 @@ impl Store {
         let records = || state.images.values().map(|(record, _)| record);
         let mut needed: HashSet<Digest> = in_use | &state.claimed;
         needed.extend(records().flat_map(|record| record.diff_ids.iter().copied()));
-        needed.extend(self.importing.lock().unwrap_or_else(PoisonError::into_inner).iter());
+        needed.extend(self.reserved.lock().unwrap_or_else(PoisonError::into_inner).iter());
         let mut claimed = Vec::new();
         let mut collected = Collected::default();
         let mut inodes = 0_u64;

@@ -14,8 +14,8 @@ use super::directory::Directory;
 use super::{Image, LAYER_FS};
 use crate::config::ImageConfig;
 use crate::digest::Digest;
+use crate::document::parse_json;
 use crate::error::ImageError;
-use crate::source::parse_json;
 
 const VERSION: u32 = 1;
 const IMAGE_SUFFIX: &str = ".json";

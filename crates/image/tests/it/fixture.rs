@@ -3,8 +3,9 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use image::{Digest, ImportOptions, Ownership, Store};
+use image::{Digest, ImportOptions, InProcess, Limits, Ownership, Store, UnpackOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -246,7 +247,7 @@ pub(crate) struct Place {
 impl Place {
     pub(crate) fn new() -> Self {
         let dir = TempDir::new().unwrap();
-        let store = Store::open(&dir.path().join("store"), ownership()).unwrap();
+        let store = open(&dir.path().join("store"));
         Self { dir, store }
     }
 
@@ -255,7 +256,7 @@ impl Place {
     }
 
     pub(crate) fn reopen(&self) -> Store {
-        Store::open(&self.root(), ownership()).unwrap()
+        open(&self.root())
     }
 
     pub(crate) fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
@@ -279,4 +280,10 @@ impl Place {
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Opens the store that is at `root` or will be.
+fn open(root: &Path) -> Store {
+    let unpack = UnpackOptions { ownership: ownership(), limits: Limits::default() };
+    Store::open(root, unpack, Arc::new(InProcess)).unwrap()
 }
