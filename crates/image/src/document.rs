@@ -246,7 +246,7 @@ impl Documents {
         let id = Digest::of(&config);
         let parsed: ImageConfiguration = parse_json(&id.to_string(), &config)?;
         if !platform::runs_here(&parsed) {
-            return Err(platform::no_platform());
+            return Err(ImageError::no_platform());
         }
         ImageConfig::from_oci(&parsed)?;
         let diff_ids = parsed.rootfs().diff_ids().iter().map(|text| text.parse());

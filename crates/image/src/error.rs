@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use sys::beneath::BeneathError;
 
 use crate::digest::Digest;
+use crate::platform;
 
 /// What is wrong with an image reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -342,8 +343,15 @@ pub enum ImageError {
         #[source]
         source: LimitFault,
     },
-    /// A layer was removed again and again while the image that needs it was imported.
-    #[error("layer {diff_id} vanished during the import")]
+    /// The process that unpacks layers failed.
+    #[error("unpack a layer in a process of its own")]
+    Unpacker {
+        /// What it said, or how it ended.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A layer was removed again and again while it was needed for an image.
+    #[error("layer {diff_id} was removed meanwhile")]
     LayerVanished {
         /// The layer.
         diff_id: Digest,
@@ -354,4 +362,24 @@ pub enum ImageError {
         /// The record's file.
         path: PathBuf,
     },
+}
+
+impl ImageError {
+    /// No image for this machine.
+    #[must_use]
+    pub fn no_platform() -> Self {
+        Self::Platform { platform: platform::host() }
+    }
+
+    /// Whether the disk or a quota is full.
+    #[must_use]
+    pub fn is_no_space(&self) -> bool {
+        let errno = match self {
+            Self::Io { source, .. } => source.raw_os_error().map(Errno::from_raw),
+            Self::Beneath(error) => Some(error.source),
+            Self::Unpack { source, .. } => Some(*source),
+            _ => None,
+        };
+        matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT))
+    }
 }

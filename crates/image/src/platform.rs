@@ -4,8 +4,6 @@
 
 use oci_spec::image::{Arch, Descriptor, ImageConfiguration, Os};
 
-use crate::error::ImageError;
-
 /// A variant that every machine of its architecture runs.
 const BASE_LEVEL: u8 = 1;
 
@@ -58,8 +56,9 @@ pub(crate) fn runs_here(config: &ImageConfiguration) -> bool {
     *config.os() == Os::Linux && *config.architecture() == Arch::default()
 }
 
-pub(crate) fn no_platform() -> ImageError {
-    ImageError::Platform { platform: format!("linux/{}", Arch::default()) }
+/// This machine, as `os/architecture`.
+pub(crate) fn host() -> String {
+    format!("linux/{}", Arch::default())
 }
 
 #[cfg(test)]

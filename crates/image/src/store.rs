@@ -22,6 +22,7 @@ use sys::beneath::{self, DirEntry};
 
 use crate::config::ImageConfig;
 use crate::digest::Digest;
+use crate::document::MAX_DOCUMENT_BYTES;
 use crate::error::ImageError;
 use crate::unpack::{Unpack, UnpackOptions};
 
@@ -177,6 +178,12 @@ impl Store {
     #[must_use]
     pub fn list(&self) -> Vec<Image> {
         self.state().images.values().map(|(_, image)| image.clone()).collect()
+    }
+
+    /// A manifest or configuration that an image of the store has; not verified.
+    #[must_use]
+    pub fn document(&self, digest: &Digest) -> Option<Vec<u8>> {
+        self.blobs.read(&digest.hex(), MAX_DOCUMENT_BYTES).ok()
     }
 
     /// Records that cannot be used.

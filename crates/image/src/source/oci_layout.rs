@@ -11,7 +11,6 @@ use crate::document::{
     parse_layout_index,
 };
 use crate::error::ImageError;
-use crate::platform;
 use crate::reference::{Reference, Selector};
 use crate::store::LayerBlob;
 
@@ -40,7 +39,7 @@ pub(super) fn read(archive: &Archive) -> Result<Vec<FoundImage>, ImageError> {
             None => images.push(image),
         }
     }
-    if images.is_empty() { Err(platform::no_platform()) } else { Ok(images) }
+    if images.is_empty() { Err(ImageError::no_platform()) } else { Ok(images) }
 }
 
 /// Follows a descriptor to the image for this machine; `None` when there is none behind it.

@@ -12,7 +12,6 @@ use super::directory::{Directory, TemporaryDirectory};
 use super::record::{self, LayerRecord};
 use super::{LAYER_FS, Store};
 use crate::digest::Digest;
-use crate::document::BlobRef;
 use crate::error::ImageError;
 use crate::unpack::{LayerSummary, UnpackOptions};
 
@@ -28,12 +27,6 @@ pub struct LayerBlob {
     pub digest: Option<Digest>,
     /// Its size in bytes.
     pub bytes: u64,
-}
-
-impl From<&BlobRef> for LayerBlob {
-    fn from(blob: &BlobRef) -> Self {
-        Self { name: blob.digest.to_string(), digest: Some(blob.digest), bytes: blob.bytes }
-    }
 }
 
 /// A layer that is being unpacked. Unless it is placed, what there is of it goes with this value.
