@@ -1,0 +1,71 @@
+//! Getting a registry to trust us, without trusting it with more than it needs.
+
+pub(crate) mod challenge;
+pub(crate) mod files;
+pub(crate) mod token;
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use crate::credentials::Credentials;
+use token::Token;
+
+/// What an answer to a challenge was, to begin with it the next time.
+#[derive(Debug, Default)]
+pub(crate) struct Grants(Mutex<HashMap<Grantee, Grant>>);
+
+/// Who got it: an endpoint, a repository, someone's credentials.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Grantee {
+    pub(crate) endpoint: String,
+    pub(crate) path: String,
+    pub(crate) credentials: Option<Credentials>,
+}
+
+/// The value of the header `Authorization`, and how long it is good.
+#[derive(Clone)]
+pub(crate) struct Grant {
+    pub(crate) header: String,
+    good_until: Option<Instant>,
+}
+
+impl std::fmt::Debug for Grant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Grant").field("good_until", &self.good_until).finish_non_exhaustive()
+    }
+}
+
+impl Grant {
+    pub(crate) fn basic(username: &str, password: &str) -> Self {
+        let pair = STANDARD.encode(format!("{username}:{password}"));
+        Self { header: format!("Basic {pair}"), good_until: None }
+    }
+
+    pub(crate) fn registry_token(token: &str) -> Self {
+        Self { header: format!("Bearer {token}"), good_until: None }
+    }
+}
+
+impl From<Token> for Grant {
+    fn from(token: Token) -> Self {
+        Self { header: format!("Bearer {}", token.value), good_until: Some(token.good_until) }
+    }
+}
+
+impl Grants {
+    pub(crate) fn get(&self, grantee: &Grantee) -> Option<Grant> {
+        let grants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let good = |grant: &&Grant| grant.good_until.is_none_or(|until| until > Instant::now());
+        grants.get(grantee).filter(good).cloned()
+    }
+
+    pub(crate) fn put(&self, grantee: Grantee, grant: Grant) {
+        let mut grants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        grants.retain(|_, grant| grant.good_until.is_none_or(|until| until > now));
+        grants.insert(grantee, grant);
+    }
+}

@@ -1,0 +1,249 @@
+//! One repository: manifests and blobs, from the first endpoint that has them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use image::{Digest, MAX_DOCUMENT_BYTES, Selector};
+use reqwest::Response;
+use reqwest::header::CONTENT_TYPE;
+
+use crate::blob::Blob;
+use crate::client::{RegistrySettings, Shared};
+use crate::credentials::Credentials;
+use crate::endpoint::Endpoint;
+use crate::error::RegistryError;
+use crate::exchange::{Exchange, Get, read_bounded};
+use crate::meter::Meter;
+use crate::retry::RetryPolicy;
+
+/// What is understood, the kinds for several platforms first.
+const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, \
+    application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.v2+json";
+/// A mirror that does not work is not worth waiting for.
+const MIRROR_ATTEMPTS: u32 = 2;
+
+/// A manifest or index as it was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// The digest of `bytes`.
+    pub digest: Digest,
+    /// The header `Content-Type`.
+    pub media_type: Option<String>,
+    /// The document.
+    pub bytes: Vec<u8>,
+}
+
+/// Fetches what is in one repository.
+#[derive(Clone, Debug)]
+pub struct Repository {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    path: String,
+    endpoints: Vec<Endpoint>,
+    settings: RegistrySettings,
+    credentials: Option<Credentials>,
+    /// Who had what was asked for last.
+    preferred: AtomicUsize,
+}
+
+/// What is to become of an answer.
+#[derive(Clone, Copy, Debug)]
+enum Take {
+    Document { expected: Option<Digest>, bytes: Option<u64> },
+    Stream,
+}
+
+enum Taken {
+    Document(Fetched),
+    Stream(Response),
+}
+
+impl Repository {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        path: String,
+        endpoints: Vec<Endpoint>,
+        settings: RegistrySettings,
+        credentials: Option<Credentials>,
+    ) -> Self {
+        let preferred = AtomicUsize::new(0);
+        let inner = Inner { shared, path, endpoints, settings, credentials, preferred };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Fetches a manifest or index of at most 4 MiB; by digest, its bytes are verified.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn manifest(&self, selector: &Selector) -> Result<Fetched, RegistryError> {
+        let (reference, what) = match selector {
+            Selector::Tag(tag) => (tag.clone(), format!("{}:{tag}", self.inner.path)),
+            Selector::Digest(digest) => (digest.to_string(), self.what(digest)),
+        };
+        let expected = match selector {
+            Selector::Tag(_) => None,
+            Selector::Digest(digest) => Some(*digest),
+        };
+        let tail = format!("manifests/{reference}");
+        let get = Get { what, tail, accept: Some(MANIFEST_TYPES), offset: 0 };
+        self.document_of(&get, Take::Document { expected, bytes: None }).await
+    }
+
+    /// Fetches a blob of at most 4 MiB as a whole; size and digest are verified.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn document(&self, digest: &Digest, bytes: u64) -> Result<Vec<u8>, RegistryError> {
+        let take = Take::Document { expected: Some(*digest), bytes: Some(bytes) };
+        Ok(self.document_of(&self.blob_request(digest, 0), take).await?.bytes)
+    }
+
+    /// Begins to fetch a blob of `bytes` bytes.
+    ///
+    /// # Errors
+    /// See [`RegistryError`].
+    pub async fn blob(&self, digest: &Digest, bytes: u64) -> Result<Blob, RegistryError> {
+        Blob::open(self.clone(), *digest, bytes).await
+    }
+
+    async fn document_of(&self, get: &Get, take: Take) -> Result<Fetched, RegistryError> {
+        match self.ask(get, take).await? {
+            (_, Taken::Document(fetched)) => Ok(fetched),
+            (endpoint, Taken::Stream(_)) => {
+                Err(self.exchange(endpoint).protocol(&get.what, "it is not read"))
+            }
+        }
+    }
+
+    /// Asks for a blob from `offset` on; returns the answer and who gave it.
+    pub(crate) async fn stream(
+        &self,
+        digest: &Digest,
+        offset: u64,
+    ) -> Result<(String, Response), RegistryError> {
+        let get = self.blob_request(digest, offset);
+        match self.ask(&get, Take::Stream).await? {
+            (endpoint, Taken::Stream(response)) => Ok((endpoint.name.clone(), response)),
+            (endpoint, Taken::Document(_)) => {
+                Err(self.exchange(endpoint).protocol(&get.what, "it is read already"))
+            }
+        }
+    }
+
+    fn blob_request(&self, digest: &Digest, offset: u64) -> Get {
+        Get { what: self.what(digest), tail: format!("blobs/{digest}"), accept: None, offset }
+    }
+
+    /// How a blob or manifest is called in messages.
+    pub(crate) fn what(&self, digest: &Digest) -> String {
+        format!("{}@{digest}", self.inner.path)
+    }
+
+    pub(crate) fn meter(&self) -> Meter {
+        Meter::new(self.inner.shared.config.stall)
+    }
+
+    pub(crate) fn retry(&self) -> RetryPolicy {
+        self.inner.shared.config.retry
+    }
+
+    /// Asks one endpoint after the other. If none has it, the registry's own error counts.
+    async fn ask(&self, get: &Get, take: Take) -> Result<(&Endpoint, Taken), RegistryError> {
+        let preferred = self.inner.preferred.load(Ordering::Relaxed);
+        let others = (0..self.inner.endpoints.len()).filter(|index| *index != preferred);
+        let mut error = None;
+        for index in std::iter::once(preferred).chain(others) {
+            let Some(endpoint) = self.inner.endpoints.get(index) else { continue };
+            match self.ask_endpoint(endpoint, get, take).await {
+                Ok(taken) => {
+                    self.inner.preferred.store(index, Ordering::Relaxed);
+                    return Ok((endpoint, taken));
+                }
+                Err(failure) if endpoint.is_mirror => {
+                    tracing::info!(mirror = endpoint.name, ?failure, "mirror is passed over");
+                }
+                Err(failure) => error = Some(failure),
+            }
+        }
+        Err(error.unwrap_or_else(|| RegistryError::Protocol {
+            registry: self.inner.path.clone(),
+            what: get.what.clone(),
+            reason: "the reference names no registry".to_owned(),
+        }))
+    }
+
+    async fn ask_endpoint(
+        &self,
+        endpoint: &Endpoint,
+        get: &Get,
+        take: Take,
+    ) -> Result<Taken, RegistryError> {
+        let mut policy = self.retry();
+        if endpoint.is_mirror {
+            policy.attempts = policy.attempts.min(MIRROR_ATTEMPTS);
+        }
+        let mut attempt = 1;
+        loop {
+            let error = match self.once(endpoint, get, take).await {
+                Ok(taken) => return Ok(taken),
+                Err(error) => error,
+            };
+            attempt += 1;
+            let pause = policy.pause_before(attempt, error.retry_after());
+            match pause.filter(|_| error.is_transient()) {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return Err(error),
+            }
+        }
+    }
+
+    async fn once(
+        &self,
+        endpoint: &Endpoint,
+        get: &Get,
+        take: Take,
+    ) -> Result<Taken, RegistryError> {
+        let mut meter = self.meter();
+        let exchange = self.exchange(endpoint);
+        let response = exchange.send(get, &mut meter).await?;
+        let Take::Document { expected, bytes } = take else { return Ok(Taken::Stream(response)) };
+        let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let media_type = media_type.map(str::to_owned);
+        let registry = endpoint.name.clone();
+        let (what, limit) =
+            (get.what.clone(), bytes.unwrap_or(MAX_DOCUMENT_BYTES).min(MAX_DOCUMENT_BYTES));
+        let size = |actual| RegistryError::Size {
+            registry: registry.clone(),
+            what: what.clone(),
+            expected: limit,
+            actual,
+        };
+        let body = read_bounded(response, limit, &mut meter, &registry).await?;
+        let body = body.ok_or_else(|| size(limit + 1))?;
+        let length = u64::try_from(body.len()).unwrap_or(u64::MAX);
+        if bytes.is_some_and(|bytes| bytes != length) {
+            return Err(size(length));
+        }
+        let digest = Digest::of(&body);
+        if expected.is_some_and(|expected| expected != digest) {
+            return Err(RegistryError::Digest { registry, what, actual: digest });
+        }
+        Ok(Taken::Document(Fetched { digest, media_type, bytes: body }))
+    }
+
+    fn exchange<'a>(&'a self, endpoint: &'a Endpoint) -> Exchange<'a> {
+        Exchange {
+            shared: &self.inner.shared,
+            endpoint,
+            settings: &self.inner.settings,
+            path: &self.inner.path,
+            credentials: self.inner.credentials.as_ref(),
+        }
+    }
+}
