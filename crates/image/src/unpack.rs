@@ -19,6 +19,7 @@ use nix::errno::Errno;
 use nix::sys::stat::{self, Mode, SFlag};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{self, Gid, Uid};
+use serde::{Deserialize, Serialize};
 use sys::beneath::{self, BeneathError};
 
 use crate::digest::Digest;
@@ -38,7 +39,7 @@ const COPY_BYTES: usize = 128 * 1024;
 const MAX_SYMLINK_BYTES: usize = 4095;
 
 /// Whom unpacked files belong to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ownership {
     /// As the layer says; needs root in a user namespace with 65,536 ids.
     Preserve,
@@ -47,7 +48,7 @@ pub enum Ownership {
 }
 
 /// How [`unpack_layer`] works.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnpackOptions {
     /// Whom the files belong to.
     pub ownership: Ownership,
@@ -56,7 +57,7 @@ pub struct UnpackOptions {
 }
 
 /// What a layer was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerSummary {
     /// Digest of the blob as read, compressed or not.
     pub blob_digest: Digest,

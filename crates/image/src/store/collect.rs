@@ -74,7 +74,8 @@ impl Store {
         Ok(self.reload()?.images.get(&id).map(|(_, image)| image.clone()))
     }
 
-    /// Deletes layers that neither an image nor `in_use` needs, and unused documents.
+    /// Deletes layers that neither an image nor `in_use` needs, unused documents, and what
+    /// interrupted imports and pulls have left.
     ///
     /// # Errors
     /// The first failure; everything else has been tried.
@@ -90,7 +91,7 @@ impl Store {
             deleting.1 = deleting.1.saturating_add(inodes);
         });
         let reloaded = self.reload();
-        let removed = self.layers.remove_claimed(claimed);
+        let removed = self.layers.remove_claimed(claimed).and(self.sweep());
         self.count_deleting(|deleting| {
             deleting.0 = deleting.0.saturating_sub(collected.bytes);
             deleting.1 = deleting.1.saturating_sub(inodes);
