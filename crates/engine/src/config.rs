@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, os::fd::OwnedFd, path::PathBuf};
 
+use globset::GlobSet;
+use image::Limits;
+use pull::PullOptions;
 use sys::cgroup::Cgroup;
+use unpacker::Unpacker;
 
 use crate::Condition;
 
@@ -21,6 +25,23 @@ pub struct EngineConfig {
     pub node_network: Option<OwnedFd>,
     /// The host.
     pub host: HostFacts,
+    /// Images.
+    pub images: ImageSettings,
+}
+
+/// Where images come from, and what they may cost.
+#[derive(Debug)]
+pub struct ImageSettings {
+    /// Talks to registries.
+    pub registry: registry::Client,
+    /// Unpacks layers.
+    pub unpacker: Unpacker,
+    /// How images are pulled.
+    pub pull: PullOptions,
+    /// What one layer may cost.
+    pub limits: Limits,
+    /// Images whose names match are not to be removed by a kubelet's garbage collection.
+    pub pinned: GlobSet,
 }
 
 /// What the node offers.

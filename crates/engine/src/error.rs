@@ -1,6 +1,7 @@
 //! Why the engine refused or failed.
 
 use model::{ContainerId, InvalidField, LookupError, SandboxId};
+use pull::PullError;
 use shim_api::{client::ClientError, v1::failure::Kind};
 use thiserror::Error;
 
@@ -65,6 +66,9 @@ pub enum EngineError {
         /// The limit.
         seconds: u64,
     },
+    /// An image could not be pulled. The code depends on the error's kind.
+    #[error(transparent)]
+    Pull(std::sync::Arc<PullError>),
     /// The shim of a pod does not answer. `Unavailable`.
     #[error("shim of pod sandbox {id}")]
     Shim {

@@ -1,14 +1,15 @@
 //! Images, as far as pods and clients need them.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, BTreeSet, HashSet},
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use image::{Digest, FsUsage, Image, ImageError};
-use model::{ContainerRecord, InvalidField};
+use globset::GlobSet;
+use image::{Digest, FsUsage, Image, ImageError, Reference};
+use model::{ContainerId, ContainerRecord, InvalidField};
 
 use crate::{
     Engine, EngineError, Inner, error::internal, places::Places, records, sandboxes::blocking,
@@ -22,7 +23,11 @@ impl Engine {
     pub async fn images(&self) -> Result<Vec<Image>, EngineError> {
         // The store may have to read records, and wait for an import that is writing some.
         let inner = Arc::clone(&self.inner);
-        blocking(move || Ok(inner.images.list())).await
+        blocking(move || {
+            let images = inner.images.list().into_iter();
+            Ok(images.map(|image| inner.with_pin(image)).collect())
+        })
+        .await
     }
 
     /// The image that `reference` names: id, prefix of an id, tag or digest.
@@ -32,7 +37,7 @@ impl Engine {
     pub async fn image(&self, reference: &str) -> Result<Option<Image>, EngineError> {
         let inner = Arc::clone(&self.inner);
         let reference = reference.to_owned();
-        blocking(move || inner.find_image(&reference)).await
+        blocking(move || Ok(inner.find_image(&reference)?.map(|image| inner.with_pin(image)))).await
     }
 
     /// Removes the image that `reference` names with all its tags; layers that containers use stay until the next
@@ -76,13 +81,42 @@ impl Engine {
 /// # Errors
 /// As reading a directory; a container whose record cannot be read counts as made of nothing.
 pub fn layers_in_use(data_dir: &Path) -> io::Result<HashSet<Digest>> {
-    let containers = Places::new(data_dir.to_owned(), PathBuf::new()).containers();
-    let loaded = match records::load_all::<ContainerRecord>(&containers) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashSet::new()),
-        loaded => loaded?,
-    };
-    let ids = loaded.records.into_iter().flat_map(|(_, record)| record.image.diff_ids);
+    let ids = container_records(data_dir)?.into_iter().flat_map(|record| record.image.diff_ids);
     Ok(ids.filter_map(|id| id.parse().ok()).collect())
+}
+
+/// Ids of the images that the containers in `data_dir` are made from, with these containers, for whoever changes images
+/// beside a daemon.
+///
+/// # Errors
+/// As [`layers_in_use`].
+pub fn images_in_use(data_dir: &Path) -> io::Result<BTreeMap<String, BTreeSet<ContainerId>>> {
+    let mut users: BTreeMap<String, BTreeSet<ContainerId>> = BTreeMap::new();
+    for record in container_records(data_dir)? {
+        users.entry(record.image.id).or_default().insert(record.id);
+    }
+    Ok(users)
+}
+
+fn container_records(data_dir: &Path) -> io::Result<Vec<ContainerRecord>> {
+    let containers = Places::new(data_dir.to_owned(), PathBuf::new()).containers();
+    match records::load_all::<ContainerRecord>(&containers) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        loaded => Ok(loaded?.records.into_iter().map(|(_, record)| record).collect()),
+    }
+}
+
+/// Whether garbage collection has to leave the image alone: its record says so, or one of `patterns` matches a name.
+#[must_use]
+pub fn is_pinned(image: &Image, patterns: &GlobSet) -> bool {
+    let mut names = image.repo_tags.iter().chain(&image.repo_digests);
+    image.pinned || names.any(|name| patterns.is_match(name))
+}
+
+/// The registry that a reference is of, such as `docker.io`; `None` for what is no reference.
+#[must_use]
+pub fn registry_of(reference: &str) -> Option<String> {
+    Some(reference.parse::<Reference>().ok()?.domain().to_owned())
 }
 
 impl Inner {
@@ -92,8 +126,14 @@ impl Inner {
             .map_err(|source| image_failure("find the image", reference, source))
     }
 
+    /// The image as the configuration wants it shown: pinned when one of its names is.
+    fn with_pin(&self, image: Image) -> Image {
+        let pinned = is_pinned(&image, &self.pinned);
+        Image { pinned, ..image }
+    }
+
     /// Diff-ids of the layers that containers are made of.
-    fn layers_in_use(&self) -> HashSet<Digest> {
+    pub(crate) fn layers_in_use(&self) -> HashSet<Digest> {
         let containers = self.registry.all_containers();
         let ids = containers.iter().flat_map(|c| c.record().image.diff_ids.clone());
         ids.filter_map(|id| id.parse().ok()).collect()
@@ -101,7 +141,11 @@ impl Inner {
 }
 
 /// What clients can mend is theirs; a failing disk is ours.
-fn image_failure(operation: &'static str, reference: &str, error: ImageError) -> EngineError {
+pub(crate) fn image_failure(
+    operation: &'static str,
+    reference: &str,
+    error: ImageError,
+) -> EngineError {
     match error {
         ImageError::InvalidReference { .. }
         | ImageError::InvalidDigest { .. }

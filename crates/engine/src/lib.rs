@@ -26,6 +26,7 @@ mod notices;
 mod objects;
 mod places;
 mod pod_files;
+mod pulls;
 mod reconnect;
 mod records;
 mod recovery;
@@ -38,10 +39,11 @@ mod views;
 
 use std::sync::Arc;
 
-pub use config::{EngineConfig, HostCgroups, HostFacts};
+pub use config::{EngineConfig, HostCgroups, HostFacts, ImageSettings};
 pub use error::EngineError;
 pub use image::{FsUsage, Image};
-pub use images::layers_in_use;
+pub use images::{images_in_use, is_pinned, layers_in_use, registry_of};
+pub use pull::{Credentials, PullError, PullErrorKind};
 pub use stats::{
     CgroupUsage, ContainerStats, CpuUsage, LayerUsage, MemoryUsage, Pressure, Stall, SwapUsage,
 };
@@ -72,6 +74,9 @@ struct Inner {
     node_network: Option<std::os::fd::OwnedFd>,
     shim_program: ShimProgram,
     images: Arc<image::Store>,
+    puller: pull::Puller,
+    /// Names of images that are pinned.
+    pinned: globset::GlobSet,
     image_users: ImageUsers,
     /// Held for writing by whoever removes an image, for reading while a container is being made of one.
     image_gate: tokio::sync::RwLock<()>,

@@ -9,13 +9,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use image::{InProcess, Limits, Ownership, Store, UnpackOptions};
+use image::{Ownership, Store, UnpackOptions};
 use model::{ContainerRecord, SandboxRecord, SandboxState};
+use pull::Puller;
 use shim_api::v1::{self, request::Call};
 use tokio::sync::Semaphore;
 
 use crate::{
-    Engine, EngineConfig, EngineError, HostCgroups, Inner,
+    Engine, EngineConfig, EngineError, HostCgroups, ImageSettings, Inner,
     cgroups::Cgroups,
     clock::Clock,
     containers::key_of,
@@ -45,7 +46,9 @@ impl Engine {
         let inner = blocking(move || Inner::open(config)).await?;
         let inner = Arc::new(inner);
         Inner::recover(&inner).await?;
-        Ok(Self { inner })
+        let engine = Self { inner };
+        engine.collect_image_garbage_now_and_then();
+        Ok(engine)
     }
 }
 
@@ -78,9 +81,12 @@ impl Inner {
         let shim_program = program.map_err(failed(what))?;
         let ownership =
             if config.host.mapped_uids > 1 { Ownership::Preserve } else { Ownership::Squash };
-        let unpack = UnpackOptions { ownership, limits: Limits::default() };
-        let images = Store::open(&config.data_dir, unpack, Arc::new(InProcess))
+        let ImageSettings { registry, unpacker, pull, limits, pinned } = config.images;
+        let unpack = UnpackOptions { ownership, limits };
+        let images = Store::open(&config.data_dir, unpack, Arc::new(unpacker.clone()))
             .map_err(|source| internal("open the image store", source))?;
+        let images = Arc::new(images);
+        let puller = Puller::new(Arc::clone(&images), registry, unpacker, pull);
         let controllers = match &config.host.cgroups {
             HostCgroups::Delegated { controllers } => controllers.clone(),
             HostCgroups::Missing { .. } => Vec::new(),
@@ -92,7 +98,9 @@ impl Inner {
             cgroups,
             node_network: config.node_network,
             shim_program,
-            images: Arc::new(images),
+            images,
+            puller,
+            pinned,
             image_users: ImageUsers::default(),
             image_gate: tokio::sync::RwLock::default(),
             clock: Clock::default(),

@@ -14,7 +14,6 @@ use crate::{
     images,
     paging::Pages,
     service::Cri,
-    unsupported::unsupported,
 };
 
 #[tonic::async_trait]
@@ -46,8 +45,12 @@ impl ImageService for Cri {
         while_wanted("ImageStatus", span, images::status(self.clone(), request)).await
     }
 
-    async fn pull_image(&self, _: Request<PullImageRequest>) -> Reply<PullImageResponse> {
-        Err(unsupported("PullImage"))
+    async fn pull_image(&self, request: Request<PullImageRequest>) -> Reply<PullImageResponse> {
+        let request = request.into_inner();
+        let image_ref = request.image.as_ref().map_or("", |spec| shown(&spec.image));
+        let span = info_span!("PullImage", image_ref);
+        // A pull that others wait for goes on.
+        while_wanted("PullImage", span, images::pull(self.clone(), request)).await
     }
 
     async fn remove_image(

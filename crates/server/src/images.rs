@@ -34,6 +34,17 @@ pub(crate) async fn status(
     Ok(cri::ImageStatusResponse { image: found.as_ref().map(image::to_cri), info })
 }
 
+/// `PullImage`
+pub(crate) async fn pull(
+    cri: Cri,
+    request: cri::PullImageRequest,
+) -> Result<cri::PullImageResponse, CallError> {
+    let reference = image::reference(request.image)?;
+    let credentials = image::credentials(request.auth, &reference)?;
+    let image_ref = cri.engine.pull_image(&reference, credentials).await?;
+    Ok(cri::PullImageResponse { image_ref })
+}
+
 /// `RemoveImage`
 pub(crate) async fn remove(
     cri: Cri,

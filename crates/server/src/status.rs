@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use engine::EngineError;
+use engine::{EngineError, PullErrorKind};
 use model::{InvalidField, LookupError};
 use thiserror::Error;
 use tonic::{Code, Status};
@@ -51,7 +51,7 @@ impl From<InvalidField> for CallError {
 /// Logs an error, once, and makes the answer of it.
 pub(crate) fn to_status(error: &CallError) -> Status {
     let code = code(error);
-    let message = shortened(chain(error));
+    let message = shortened(format!("{}{}", prefix(error), chain(error)));
     match code {
         Code::Internal | Code::Unavailable => tracing::warn!(?code, %message, "call failed"),
         // The kubelet polls objects that it has removed itself, and statistics that are not there.
@@ -84,9 +84,35 @@ fn engine_code(error: &EngineError) -> Code {
         | EngineError::Precondition { .. }
         | EngineError::CannotRun { .. } => Code::FailedPrecondition,
         EngineError::DeadlineExceeded { .. } => Code::DeadlineExceeded,
+        EngineError::Pull(error) => pull_code(error.kind()),
         EngineError::Shim { .. } => Code::Unavailable,
         EngineError::Shared(shared) => engine_code(shared),
         EngineError::Internal { .. } => Code::Internal,
+    }
+}
+
+/// The word that the kubelet looks for at the beginning of a message of code `Unknown`.
+///
+/// Source: Kubernetes, `cri-api/pkg/errors`.
+fn prefix(error: &CallError) -> &'static str {
+    match error {
+        CallError::Engine(EngineError::Pull(error))
+            if error.kind() == PullErrorKind::Unavailable =>
+        {
+            "RegistryUnavailable: "
+        }
+        _ => "",
+    }
+}
+
+fn pull_code(kind: PullErrorKind) -> Code {
+    match kind {
+        PullErrorKind::Unavailable => Code::Unknown,
+        PullErrorKind::NotFound => Code::NotFound,
+        PullErrorKind::Denied => Code::PermissionDenied,
+        PullErrorKind::NoSpace => Code::ResourceExhausted,
+        PullErrorKind::Faulty | PullErrorKind::Config => Code::FailedPrecondition,
+        PullErrorKind::Internal => Code::Internal,
     }
 }
 

@@ -10,7 +10,6 @@ pub(crate) fn unsupported(rpc: &'static str) -> Status {
         "CheckpointContainer" | "CheckpointPod" | "RestorePod" => {
             ": checkpoint needs CRIU with privileges that rootless Usnea does not have"
         }
-        "PullImage" => "; load images with `usnea image import`",
         "Exec" => "; ExecSync runs a command without a terminal",
         _ => "",
     };

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::config::UNPACK_LAYER;
+
 /// Rootless Kubernetes pods.
 #[derive(Debug, Parser)]
 #[command(name = "usnea", version, about, arg_required_else_help = true)]
@@ -31,6 +33,12 @@ pub(crate) enum Command {
     /// Local images.
     #[command(subcommand)]
     Image(ImageCommand),
+    /// What unpacks one layer; the daemon starts it.
+    #[command(name = UNPACK_LAYER, hide = true)]
+    UnpackLayer {
+        /// What the daemon says.
+        arguments: Vec<std::ffi::OsString>,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,10 +1,15 @@
 //! `config.toml`: every key has a default, and a key that does not exist is an error.
 
+mod images;
+
 use std::{
+    collections::BTreeMap,
     env, fs, io,
     path::{Path, PathBuf},
 };
 
+use images::{ImagesSection, RegistrySection};
+pub(crate) use images::{UNPACK_LAYER, unpacker};
 use nix::unistd::getuid;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -24,6 +29,10 @@ pub(crate) struct Config {
     pub(crate) shim: PathBuf,
     /// Section `[node]`.
     pub(crate) node: NodeSection,
+    /// Section `[images]`.
+    pub(crate) images: ImagesSection,
+    /// Sections `[registry."DOMAIN"]`, by the registry's name in references.
+    pub(crate) registry: BTreeMap<String, RegistrySection>,
 }
 
 /// How the node is made.
@@ -69,7 +78,10 @@ pub(crate) enum ConfigError {
     UnknownKey { path: PathBuf, key: String, nearest: Option<String> },
     /// A path that must be absolute is not.
     #[error("{key}: {} is not absolute", path.display())]
-    Relative { key: &'static str, path: PathBuf },
+    Relative { key: String, path: PathBuf },
+    /// A value that does not do.
+    #[error("{key}: {value:?}: {reason}")]
+    Value { key: String, value: String, reason: String },
 }
 
 fn suggestion(nearest: Option<&str>) -> String {
@@ -85,6 +97,8 @@ impl Default for Config {
             runtime_dir: directory("XDG_RUNTIME_DIR", PathBuf::from(fallback)),
             shim: beside_us("usnea-shim"),
             node: NodeSection::default(),
+            images: ImagesSection::default(),
+            registry: BTreeMap::new(),
         }
     }
 }
@@ -144,26 +158,48 @@ impl Config {
     }
 
     fn checked(self) -> Result<Self, ConfigError> {
-        let absolute = [
-            ("data_dir", &self.data_dir),
-            ("runtime_dir", &self.runtime_dir),
-            ("shim", &self.shim),
-        ];
-        let dirs = self.node.writable_dirs.iter().map(|path| ("node.writable_dirs", path));
-        for (key, path) in absolute.into_iter().chain(dirs) {
-            if !path.is_absolute() {
-                return Err(ConfigError::Relative { key, path: path.clone() });
-            }
+        check_absolute("data_dir", &self.data_dir)?;
+        check_absolute("runtime_dir", &self.runtime_dir)?;
+        check_absolute("shim", &self.shim)?;
+        for path in &self.node.writable_dirs {
+            check_absolute("node.writable_dirs", path)?;
+        }
+        self.images.check()?;
+        for (domain, registry) in &self.registry {
+            registry.check(domain)?;
         }
         Ok(self)
     }
 }
 
+fn check_absolute(key: &str, path: &Path) -> Result<(), ConfigError> {
+    if path.is_absolute() {
+        Ok(())
+    } else {
+        Err(ConfigError::Relative { key: key.to_owned(), path: path.to_owned() })
+    }
+}
+
 /// The existing key that looks most like `key`.
 fn nearest(key: &str) -> Option<String> {
-    let table = toml::Table::try_from(Config::default()).ok()?;
+    // By default no registry has a section, so there is none to compare with.
+    let (section, rest) = match key.strip_prefix("registry.").and_then(|rest| rest.rsplit_once('.'))
+    {
+        Some((domain, rest)) => (Some(domain), rest),
+        None => (None, key),
+    };
+    match section {
+        Some(domain) => {
+            let table = toml::Table::try_from(RegistrySection::default()).ok()?;
+            nearest_in(&table, rest).map(|known| format!("registry.{domain:?}.{known}"))
+        }
+        None => nearest_in(&toml::Table::try_from(Config::default()).ok()?, rest),
+    }
+}
+
+fn nearest_in(table: &toml::Table, key: &str) -> Option<String> {
     let similarity = |known: &String| strsim::jaro_winkler(known, key);
-    keys("", &table)
+    keys("", table)
         .into_iter()
         .filter(|known| similarity(known) >= SIMILAR)
         .max_by(|a, b| similarity(a).total_cmp(&similarity(b)))
@@ -203,6 +239,8 @@ mod tests {
         assert!(error.to_string().ends_with("did you mean `data_dir`?"), "{error}");
         let error = parse("[node]\nwriteable_dirs = []").expect_err("unknown");
         assert!(error.to_string().contains("`node.writable_dirs`"), "{error}");
+        let error = parse("[registry.\"a.io\"]\nmirors = []").expect_err("unknown");
+        assert!(error.to_string().contains("`registry.\"a.io\".mirrors`"), "{error}");
         let error = parse("zzz = 1").expect_err("unknown");
         assert!(error.to_string().ends_with("unknown key `zzz`"), "{error}");
     }
@@ -212,5 +250,6 @@ mod tests {
         parse("data_dir = \"x\"").expect_err("relative");
         parse("data_dir = 7").expect_err("number");
         parse("[node]\nwritable_dirs = [\"x\"]").expect_err("relative");
+        parse("[images]\ncredential_files = [\"x\"]").expect_err("relative");
     }
 }

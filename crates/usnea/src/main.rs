@@ -36,6 +36,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Outcome {
+    if let Command::UnpackLayer { arguments } = &cli.command {
+        return Ok(unpacker::child(arguments));
+    }
     let config = Config::load(cli.config.as_deref())?;
     let holder = holder(cli.config.as_deref())?;
     match &cli.command {
@@ -43,6 +46,8 @@ fn run(cli: &Cli) -> Outcome {
         Command::Node(command) => node_command::run(&config, &holder, command),
         Command::Check { json } => check::run(&config, *json),
         Command::Image(command) => image_command::run(&config, &holder, command),
+        // Needs no configuration, and must not read any.
+        Command::UnpackLayer { .. } => Ok(ExitCode::FAILURE),
     }
 }
 

@@ -48,6 +48,7 @@ async fn serve(config: &Config, entered: Entered) -> Result<(), Box<dyn Error>> 
         runtime_dir: config.runtime_dir.clone(),
         shim_program: config.shim.clone(),
         host: host_facts(&entered.facts, config.node.host_network)?,
+        images: config.image_settings()?,
         cgroup_root: entered.cgroup_root,
         node_network: match config.node.host_network {
             HostNetwork::Host => None,

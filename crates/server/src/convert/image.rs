@@ -2,12 +2,18 @@
 
 use std::collections::HashMap;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD as BASE64};
 use cri_api::v1 as cri;
-use engine::{FsUsage, Image};
+use engine::{Credentials, FsUsage, Image};
 use model::{InvalidField, UnixNanos, parse_unix_id};
 
 use super::{check_handler, required};
 use crate::info::json;
+
+/// Docker's registry, as references name it.
+const HUB: &str = "docker.io";
+/// Its other names.
+const HUB_NAMES: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
 
 /// Reads which image a request means. `annotations` are hints, and those that the kubelet sends are the pod's.
 ///
@@ -20,6 +26,77 @@ pub(crate) fn reference(spec: Option<cri::ImageSpec>) -> Result<String, InvalidF
     }
     check_handler("image.runtime_handler", &spec.runtime_handler)?;
     Ok(spec.image)
+}
+
+/// Reads how to log in at the registry of `reference`; nothing in it means no credentials.
+///
+/// CRI `AuthConfig`: user and password, the same encoded in `auth`, or a token; the first that is there counts.
+///
+/// # Errors
+/// For values that no HTTP header carries, and for credentials that are meant for another registry.
+pub(crate) fn credentials(
+    auth: Option<cri::AuthConfig>,
+    reference: &str,
+) -> Result<Option<Credentials>, InvalidField> {
+    let Some(auth) = auth else { return Ok(None) };
+    check_server(&auth.server_address, reference)?;
+    for (field, value) in [
+        ("auth.username", &auth.username),
+        ("auth.password", &auth.password),
+        ("auth.auth", &auth.auth),
+        ("auth.identity_token", &auth.identity_token),
+        ("auth.registry_token", &auth.registry_token),
+    ] {
+        if value.contains(char::is_control) {
+            return Err(hidden(field, "must not contain line breaks or other control characters"));
+        }
+    }
+    let credentials = if !auth.username.is_empty() || !auth.password.is_empty() {
+        Credentials::Basic { username: auth.username, password: auth.password }
+    } else if !auth.auth.is_empty() {
+        user_and_password(&auth.auth)?
+    } else if !auth.identity_token.is_empty() {
+        Credentials::IdentityToken(auth.identity_token)
+    } else if !auth.registry_token.is_empty() {
+        Credentials::RegistryToken(auth.registry_token)
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(credentials))
+}
+
+/// A refusal that does not repeat a secret.
+fn hidden(field: &str, reason: &str) -> InvalidField {
+    InvalidField::new(field, "<hidden>", reason)
+}
+
+/// Decodes `base64(user:password)`, as Docker's configuration has it.
+fn user_and_password(encoded: &str) -> Result<Credentials, InvalidField> {
+    let malformed = || hidden("auth.auth", "must be user:password in base64");
+    let decoded = BASE64.decode(encoded.trim_end_matches('=')).map_err(|_secret| malformed())?;
+    let decoded = String::from_utf8(decoded).map_err(|_secret| malformed())?;
+    let (username, password) = decoded.split_once(':').ok_or_else(malformed)?;
+    // Docker pads with NUL.
+    let password = password.trim_end_matches('\0');
+    if decoded.trim_end_matches('\0').contains(char::is_control) {
+        return Err(malformed());
+    }
+    Ok(Credentials::Basic { username: username.to_owned(), password: password.to_owned() })
+}
+
+/// Credentials must not be sent to a registry that they are not for.
+fn check_server(address: &str, reference: &str) -> Result<(), InvalidField> {
+    let host = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let host = host.split('/').next().unwrap_or_default();
+    let host = if HUB_NAMES.contains(&host) { HUB } else { host };
+    match engine::registry_of(reference) {
+        Some(domain) if !host.is_empty() && host != domain => Err(InvalidField::new(
+            "auth.server_address",
+            address,
+            format!("is not the registry of the image, which is {domain}"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Shows an image, in lists and statuses alike.
