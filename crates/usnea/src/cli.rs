@@ -1,8 +1,14 @@
 //! The command line.
 
+mod image;
+
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+pub(crate) use image::{
+    ImageCommand, ImportArguments, ListArguments, OutputFormat, PruneArguments, PullArguments,
+    RemoveArguments,
+};
 
 use crate::config::UNPACK_LAYER;
 
@@ -30,7 +36,7 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Local images.
+    /// Images: pull, list, remove.
     #[command(subcommand)]
     Image(ImageCommand),
     /// What unpacks one layer; the daemon starts it.
@@ -53,32 +59,4 @@ pub(crate) enum NodeCommand {
     },
     /// Show the running node as JSON; exit code 1 if there is none.
     Status,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ImageCommand {
-    /// Import an OCI layout or docker-archive.
-    Import {
-        /// A directory or a tar file.
-        source: PathBuf,
-        /// Name for the image, if the source holds only one.
-        #[arg(long, value_name = "REFERENCE")]
-        name: Option<String>,
-    },
-    /// List images.
-    List {
-        /// One JSON array instead of a table.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Show one image as JSON.
-    Inspect {
-        /// Id, tag or digest.
-        reference: String,
-    },
-    /// Remove an image with all its names.
-    Remove {
-        /// Id, tag or digest.
-        reference: String,
-    },
 }

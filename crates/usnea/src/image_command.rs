@@ -1,92 +1,100 @@
 //! `usnea image …`: works on the image store inside the node, with or without a running daemon.
 
-use std::{error::Error, process::ExitCode, sync::Arc};
+mod credentials;
+mod import;
+mod progress;
+mod prune;
+mod pull;
+mod remove;
+mod show;
 
-use image::{Image, ImportOptions, InProcess, Limits, Ownership, Store, UnpackOptions};
+use std::{
+    error::Error,
+    fmt::Display,
+    io::{self, Write},
+    process::ExitCode,
+    sync::Arc,
+};
+
+use globset::GlobSet;
+use image::{Image, Ownership, Store, UnpackOptions};
 use node::{HolderCommand, Ids};
 use sys::process::SingleThreaded;
 
-use crate::{Outcome, cli::ImageCommand, config::Config, node_config};
+use crate::{
+    Outcome,
+    cli::{ImageCommand, OutputFormat},
+    config::{Config, unpacker},
+    node_config,
+};
 
 pub(crate) fn run(config: &Config, holder: &HolderCommand, command: &ImageCommand) -> Outcome {
-    let store = open(config, holder)?;
+    let session = Session::open(config, holder)?;
     match command {
-        ImageCommand::Import { source, name } => {
-            let images = store.import(source, &ImportOptions { reference: name.clone() })?;
-            for image in images {
-                println!("{} {}", image.id, image.repo_tags.join(" "));
-            }
-        }
-        ImageCommand::List { json: true } => {
-            let images: Vec<_> = store.list().iter().map(summary).collect();
-            println!("{}", serde_json::to_string_pretty(&images)?);
-        }
-        ImageCommand::List { json: false } => store.list().iter().for_each(print_line),
-        ImageCommand::Inspect { reference } => match store.find(reference)? {
-            Some(image) => println!("{}", serde_json::to_string_pretty(&details(&image))?),
-            None => return Ok(not_found(reference)),
-        },
-        ImageCommand::Remove { reference } => {
-            let in_use = engine::layers_in_use(&config.data_dir)?;
-            match store.remove(reference, &in_use)? {
-                Some(image) => println!("{}", image.id),
-                None => return Ok(not_found(reference)),
-            }
-        }
+        ImageCommand::Pull(arguments) => pull::run(&session, arguments),
+        ImageCommand::Import(arguments) => import::run(&session, arguments),
+        ImageCommand::List(arguments) => show::list(&session, arguments),
+        ImageCommand::Inspect { references } => show::inspect(&session, references),
+        ImageCommand::Remove(arguments) => remove::run(&session, arguments),
+        ImageCommand::Prune(arguments) => prune::run(&session, arguments),
     }
-    Ok(ExitCode::SUCCESS)
 }
 
-/// The files of layers belong to ids that only the node has, so the store is opened inside.
-fn open(config: &Config, holder: &HolderCommand) -> Result<Store, Box<dyn Error>> {
-    let node = node::find_or_start(&node_config(config), holder)?;
-    let entered = node.enter(SingleThreaded::prove()?)?;
-    let ownership = match entered.facts.ids {
-        Ids::Mapped { .. } => Ownership::Preserve,
-        Ids::SingleId { .. } => Ownership::Squash,
-    };
-    let unpack = UnpackOptions { ownership, limits: Limits::default() };
-    Ok(Store::open(&config.data_dir, unpack, Arc::new(InProcess))?)
+/// The image store and what the configuration says about images.
+struct Session<'a> {
+    config: &'a Config,
+    store: Arc<Store>,
+    /// Names of images that are pinned.
+    pinned: GlobSet,
 }
 
-fn not_found(reference: &str) -> ExitCode {
-    eprintln!("usnea: image {reference:?} not found; `usnea image list` shows what there is");
-    ExitCode::FAILURE
+impl<'a> Session<'a> {
+    /// The files of layers belong to ids that only the node has, so the store is opened inside.
+    fn open(config: &'a Config, holder: &HolderCommand) -> Result<Self, Box<dyn Error>> {
+        let pinned = config.pinned_images()?;
+        let node = node::find_or_start(&node_config(config), holder)?;
+        let entered = node.enter(SingleThreaded::prove()?)?;
+        let ownership = match entered.facts.ids {
+            Ids::Mapped { .. } => Ownership::Preserve,
+            Ids::SingleId { .. } => Ownership::Squash,
+        };
+        let unpack = UnpackOptions { ownership, limits: config.images.limits.limits() };
+        let store = Store::open(&config.data_dir, unpack, Arc::new(unpacker()?))?;
+        Ok(Self { config, store: Arc::new(store), pinned })
+    }
+
+    /// The image as the configuration wants it shown.
+    fn with_pin(&self, image: Image) -> Image {
+        let pinned = engine::is_pinned(&image, &self.pinned);
+        Image { pinned, ..image }
+    }
 }
 
-fn print_line(image: &Image) {
-    let names = match (&image.repo_tags[..], &image.repo_digests[..]) {
-        ([], [digest, ..]) => digest.clone(),
-        ([], []) => "<none>".to_owned(),
-        (tags, _) => tags.join(" "),
-    };
-    println!("{}  {:>12}  {names}", &image.id.hex()[..12], image.size_bytes);
+/// Writes a line to standard output, which may be closed.
+fn print(line: impl Display) -> io::Result<()> {
+    writeln!(io::stdout(), "{line}")
 }
 
-fn summary(image: &Image) -> serde_json::Value {
-    serde_json::json!({
-        "id": image.id.to_string(),
-        "repoTags": image.repo_tags,
-        "repoDigests": image.repo_digests,
-        "size": image.size_bytes,
-        "pinned": image.pinned,
-    })
+/// Prints what a command has done with an image.
+fn print_result(format: OutputFormat, image: &Image, json: &serde_json::Value) -> io::Result<()> {
+    match format {
+        OutputFormat::Text => print(show::line(image)),
+        OutputFormat::Json => print(json),
+    }
 }
 
-fn details(image: &Image) -> serde_json::Value {
-    let config = &image.config;
-    let mut details = summary(image);
-    details["created"] = image.created.clone().into();
-    details["layers"] = image.diff_ids.iter().map(ToString::to_string).collect();
-    details["config"] = serde_json::json!({
-        "env": config.env,
-        "entrypoint": config.entrypoint,
-        "cmd": config.cmd,
-        "user": config.user,
-        "workingDir": config.working_dir,
-        "stopSignal": config.stop_signal,
-        "volumes": config.volumes,
-        "labels": config.labels,
-    });
-    details
+/// Writes a line about what goes on to standard error. If nobody listens, so be it.
+fn say(line: impl Display) {
+    writeln!(io::stderr(), "{line}").ok();
+}
+
+fn say_not_found(reference: &str) {
+    say(format_args!(
+        "usnea: image {reference:?} not found; `usnea image list` shows what there is"
+    ));
+}
+
+/// The exit code of a command that did what it could.
+fn exit_code(all_done: bool) -> ExitCode {
+    if all_done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
