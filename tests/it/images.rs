@@ -107,7 +107,8 @@ async fn the_command_line_lists_inspects_and_removes(t: &mut Scenario) {
     let usnea = |args: &[&str]| t.instance().usnea_ok(args);
     let id = status(t, &reference).await.expect("ImageStatus").expect("there").id;
     assert!(usnea(&["image", "list"]).contains(&reference));
-    let listed: Value = serde_json::from_str(&usnea(&["image", "list", "--json"])).expect("JSON");
+    let listed: Value =
+        serde_json::from_str(&usnea(&["image", "list", "--output", "json"])).expect("JSON");
     let is_ours = |image: &&Value| image["id"] == *id;
     assert!(listed.as_array().expect("an array").iter().any(|image| is_ours(&image)), "{listed}");
     let shown = usnea(&["image", "inspect", &reference]);

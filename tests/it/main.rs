@@ -16,6 +16,7 @@ mod bad_input;
 mod check;
 mod clients;
 mod command;
+mod command_images;
 mod cycles;
 mod exec;
 mod exits;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         check::tests(),
         clients::tests(),
         command::tests(),
+        command_images::tests(),
         cycles::tests(),
         exec::tests(),
         exits::tests(),
