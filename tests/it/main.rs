@@ -17,6 +17,7 @@ mod check;
 mod clients;
 mod command;
 mod command_images;
+mod command_pull;
 mod cycles;
 mod exec;
 mod exits;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         clients::tests(),
         command::tests(),
         command_images::tests(),
+        command_pull::tests(),
         cycles::tests(),
         exec::tests(),
         exits::tests(),
