@@ -166,7 +166,7 @@ async fn one_container_is_found_in_any_state(t: &mut Scenario) {
 }
 
 async fn without_cgroups_the_layer_is_left(t: &mut Scenario) -> Outcome {
-    t.own_daemon(Options { cgroups: false }).await?;
+    t.own_daemon(Options { cgroups: false, ..Options::default() }).await?;
     let pod = t.run_pod().await;
     let id = t.launch(&pod, t.sleeper("a")).await;
     let all = list(t, of_pod(&pod)).await;

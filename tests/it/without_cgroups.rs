@@ -8,7 +8,7 @@ use tonic::Code;
 it::tests!("without_cgroups": pods_run_and_are_killed_whole);
 
 async fn pods_run_and_are_killed_whole(t: &mut Scenario) -> Outcome {
-    t.own_daemon(Options { cgroups: false }).await?;
+    t.own_daemon(Options { cgroups: false, ..Options::default() }).await?;
     let status = t.cri.runtime.status(StatusRequest { verbose: false }).await.expect("Status");
     let conditions = status.into_inner().status.expect("a status").conditions;
     let cgroups = conditions.iter().find(|condition| condition.r#type == "CgroupControllersReady");

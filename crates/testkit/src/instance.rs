@@ -34,15 +34,21 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);
 
 /// What the daemon finds on its machine.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// A delegated cgroup. Without, the machine is shown as it is.
     pub cgroups: bool,
+    /// Its `config.toml`; empty: none.
+    pub config: String,
+    /// Environment variables besides those that name its directories, or instead of them.
+    pub environment: Vec<(String, String)>,
+    /// A file system of its own for the data directory, of this many MiB. Only root can make one.
+    pub data_mib: Option<u32>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cgroups: true }
+        Self { cgroups: true, config: String::new(), environment: Vec::new(), data_mib: None }
     }
 }
 
@@ -53,6 +59,7 @@ pub struct Instance {
     directory: TempDir,
     bin: PathBuf,
     daemon: Mutex<Option<Child>>,
+    environment: Vec<(String, String)>,
     /// Only root can make one.
     stage: Option<Stage>,
 }
@@ -90,7 +97,19 @@ impl Instance {
             let name = format!("usnea-test-{}-{count}", std::process::id());
             stage = Some(Stage::new(&binaries, &bin, &account, options.cgroups.then_some(name)));
         }
-        Ok(Self { account, directory, bin, daemon: Mutex::new(None), stage })
+        if let Some(mib) = options.data_mib {
+            let stage = stage.as_ref().ok_or_else(|| Skip::because("only root can mount"))?;
+            stage.mount_memory(&directory.path().join("data"), &account, mib);
+        }
+        let environment = options.environment;
+        let instance =
+            Self { account, directory, bin, daemon: Mutex::new(None), environment, stage };
+        if !options.config.is_empty() {
+            make_directory(&instance.config_directory(), &instance.account);
+            instance
+                .write(&instance.config_directory().join("config.toml"), options.config.as_bytes());
+        }
+        Ok(instance)
     }
 
     /// Who runs the daemon.
@@ -121,6 +140,18 @@ impl Instance {
     #[must_use]
     pub fn data_directory(&self) -> PathBuf {
         self.directory().join("data/usnea")
+    }
+
+    /// `$XDG_CONFIG_HOME/usnea`.
+    #[must_use]
+    pub fn config_directory(&self) -> PathBuf {
+        self.directory().join("config/usnea")
+    }
+
+    /// `$HOME`.
+    #[must_use]
+    pub fn home(&self) -> PathBuf {
+        self.directory().join("home")
     }
 
     /// Makes a directory for logs.
@@ -176,6 +207,7 @@ impl Instance {
         }
         command.env("USER", &self.account.name);
         command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 

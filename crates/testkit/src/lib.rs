@@ -15,11 +15,13 @@
 mod account;
 pub mod audit;
 mod client;
+pub mod docker_registry;
 pub mod image;
 mod instance;
 pub mod processes;
 mod requests;
 mod stage;
+pub mod valve;
 
 pub use account::Account;
 pub use client::{Cri, connect};

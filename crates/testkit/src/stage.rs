@@ -72,6 +72,19 @@ impl Stage {
         i32::try_from(self.keeper.id()).expect("pids fit")
     }
 
+    /// Mounts an empty file system of `mib` MiB that only the stage sees.
+    pub(crate) fn mount_memory(&self, mount_point: &Path, account: &Account, mib: u32) {
+        let Account { uid, gid, .. } = account;
+        let status = Command::new("nsenter")
+            .arg(format!("--mount=/proc/{}/ns/mnt", self.pid()))
+            .args(["mount", "-t", "tmpfs", "-o"])
+            .arg(format!("size={mib}m,uid={uid},gid={gid},mode=0755"))
+            .arg("usnea-test")
+            .arg(mount_point)
+            .status();
+        assert!(status.is_ok_and(|status| status.success()), "mount a tmpfs");
+    }
+
     /// The delegated cgroup, as a path that works outside the namespace.
     pub(crate) fn cgroup(&self) -> Option<PathBuf> {
         let name = self.cgroup_name.as_ref()?;
