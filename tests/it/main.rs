@@ -21,6 +21,7 @@ mod command_pull;
 mod cycles;
 mod exec;
 mod exits;
+mod image_volumes;
 mod images;
 mod isolation;
 mod lifecycle;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         cycles::tests(),
         exec::tests(),
         exits::tests(),
+        image_volumes::tests(),
         images::tests(),
         isolation::tests(),
         lifecycle::tests(),

@@ -21,6 +21,7 @@ use spec::{HostFacts as SpecHost, Inputs, PodFiles, cgroup, command, seccomp, us
 use crate::{
     EngineError, Inner,
     error::internal,
+    image_volumes::{IMAGE_MOUNTS, ImageVolumes},
     places::{self, SHM},
     sandboxes::{hostname, text},
     status::kernel_version,
@@ -40,6 +41,8 @@ pub(crate) struct Bundle {
     pub(crate) spec: Spec,
     /// Layers below the layer store's directory, topmost first.
     pub(crate) lower: Vec<String>,
+    /// The images that it mounts.
+    pub(crate) images: ImageVolumes,
     /// Relative to the node's cgroup root; `None` without cgroups.
     pub(crate) cgroup: Option<PathBuf>,
     pub(crate) cgroup_settings: Vec<v1::CgroupSetting>,
@@ -63,6 +66,7 @@ impl Inner {
         let user = self.user(config, image, &defaults)?;
         let config = with_real_sources(config)?;
         let settings = self.cgroup_settings(&config)?;
+        let image_mounts = self.places.container(id).join(IMAGE_MOUNTS);
         let cgroup = self
             .cgroups
             .as_ref()
@@ -75,6 +79,7 @@ impl Inner {
             user: &user,
             hostname: &hostname(sandbox),
             rootfs: &self.places.container(id).join(ROOTFS),
+            image_mounts: &image_mounts,
             pod_files: &self.pod_files(sandbox),
             seccomp: seccomp_profile(&config)?,
             host: &self.spec_host(sandbox),
@@ -84,9 +89,19 @@ impl Inner {
             other @ spec::SpecError::Capability { .. } => internal("make the OCI spec", other),
         })?;
         let lower = self.lower(image);
+        let images = self.image_volumes(&config, &image_mounts)?;
         let seccomp_program = self.seccomp_program(&spec)?;
         let cgroup_settings = settings;
-        Ok(Bundle { user, stop_signal, spec, lower, cgroup, cgroup_settings, seccomp_program })
+        Ok(Bundle {
+            user,
+            stop_signal,
+            spec,
+            lower,
+            images,
+            cgroup,
+            cgroup_settings,
+            seccomp_program,
+        })
     }
 
     /// Equal profiles share one program, which is named for the profile's digest.
@@ -101,7 +116,8 @@ impl Inner {
         Ok(Some(self.places.seccomp_programs().join(name)))
     }
 
-    fn lower(&self, image: &Image) -> Vec<String> {
+    /// The image's layers below the layer store's directory, topmost first.
+    pub(crate) fn lower(&self, image: &Image) -> Vec<String> {
         let store = self.places.layers();
         let layers = self.images.layer_paths(image);
         layers.iter().rev().map(|path| text(path.strip_prefix(&store).unwrap_or(path))).collect()
@@ -214,7 +230,7 @@ fn with_real_sources(config: &ContainerConfig) -> Result<ContainerConfig, Engine
         return Err(EngineError::Precondition { what: what.to_owned() });
     }
     for (index, mount) in config.mounts.iter_mut().enumerate() {
-        let MountSource::Host(path) = &mount.source;
+        let MountSource::Host(path) = &mount.source else { continue };
         let field = format!("config.mounts[{index}].host_path");
         let real = fs::canonicalize(path.as_path()).map_err(|error| EngineError::Precondition {
             what: format!("{field}: {path}: {error}; the source of a mount must exist"),

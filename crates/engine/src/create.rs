@@ -192,6 +192,7 @@ impl Inner {
             created_at: self.clock.unique(),
             sandbox_id: sandbox.id.clone(),
             image: container_image(&image),
+            image_volumes: bundle.images.volumes.clone(),
             user: bundle.user.clone(),
             stop_signal: bundle.stop_signal,
             log_path: log_path(sandbox, &config, &directory),
@@ -236,6 +237,7 @@ impl Inner {
             stdin: record.config.stdin,
             record_dir: text(&directory),
             seccomp_program: bundle.seccomp_program.as_deref().map(text).unwrap_or_default(),
+            image_mounts: bundle.images.mounts.clone(),
         }
     }
 

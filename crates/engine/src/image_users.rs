@@ -60,7 +60,7 @@ impl ImageUsers {
 }
 
 /// The image's root: its only layer, or a detached read-only overlay of all. `None` for an image without layers.
-fn merged(layers: &[std::path::PathBuf]) -> io::Result<Option<OwnedFd>> {
+pub(crate) fn merged(layers: &[std::path::PathBuf]) -> io::Result<Option<OwnedFd>> {
     let (first, rest) = match layers {
         [] => return Ok(None),
         [first, rest @ ..] => (first, rest),

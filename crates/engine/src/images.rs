@@ -81,19 +81,24 @@ impl Engine {
 /// # Errors
 /// As reading a directory; a container whose record cannot be read counts as made of nothing.
 pub fn layers_in_use(data_dir: &Path) -> io::Result<HashSet<Digest>> {
-    let ids = container_records(data_dir)?.into_iter().flat_map(|record| record.image.diff_ids);
+    let ids = container_records(data_dir)?
+        .into_iter()
+        .flat_map(|record| record.diff_ids().map(str::to_owned).collect::<Vec<_>>());
     Ok(ids.filter_map(|id| id.parse().ok()).collect())
 }
 
-/// Ids of the images that the containers in `data_dir` are made from, with these containers, for whoever changes images
-/// beside a daemon.
+/// Ids of the images that the containers in `data_dir` are made from or mount, with these containers, for whoever changes
+/// images beside a daemon.
 ///
 /// # Errors
 /// As [`layers_in_use`].
 pub fn images_in_use(data_dir: &Path) -> io::Result<BTreeMap<String, BTreeSet<ContainerId>>> {
     let mut users: BTreeMap<String, BTreeSet<ContainerId>> = BTreeMap::new();
     for record in container_records(data_dir)? {
-        users.entry(record.image.id).or_default().insert(record.id);
+        let mounted = record.image_volumes.into_iter().map(|volume| volume.id);
+        for image in std::iter::once(record.image.id).chain(mounted) {
+            users.entry(image).or_default().insert(record.id.clone());
+        }
     }
     Ok(users)
 }
@@ -135,7 +140,9 @@ impl Inner {
     /// Diff-ids of the layers that containers are made of.
     pub(crate) fn layers_in_use(&self) -> HashSet<Digest> {
         let containers = self.registry.all_containers();
-        let ids = containers.iter().flat_map(|c| c.record().image.diff_ids.clone());
+        let ids = containers.iter().flat_map(|container| {
+            container.record().diff_ids().map(str::to_owned).collect::<Vec<_>>()
+        });
         ids.filter_map(|id| id.parse().ok()).collect()
     }
 }

@@ -19,6 +19,7 @@ mod create;
 mod error;
 mod exec;
 mod image_users;
+mod image_volumes;
 mod images;
 mod keys;
 mod lock;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     CapabilityRequest, ContainerPath, HostPath, InvalidField, LinuxResources, LogPath, SandboxId,
-    SandboxPid, Signal, check_name, check_text,
+    SandboxPid, Signal, SubPath, check_name, check_text,
 };
 
 /// CRI `ContainerMetadata`.
@@ -101,6 +101,13 @@ pub struct Mount {
 pub enum MountSource {
     /// A file or directory of the node; CRI `host_path`.
     Host(HostPath),
+    /// An image, or a part of it; read-only.
+    Image {
+        /// As the request names it; CRI `image.image`.
+        image: String,
+        /// What of it, if not all; CRI `image_sub_path`.
+        sub_path: Option<SubPath>,
+    },
 }
 
 /// CRI `MountPropagation`.

@@ -7,8 +7,10 @@ const SHOWN_BYTES: usize = 120;
 
 /// A field of a request that cannot be accepted. CRI: `InvalidArgument`.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{field}: {value:?}: {reason}")]
+#[error("{keyword}{field}: {value:?}: {reason}")]
 pub struct InvalidField {
+    /// What clients recognise the message by: it begins with this. Mostly empty.
+    pub keyword: &'static str,
     /// Path of the field as the CRI spells it, such as `config.mounts[2].container_path`.
     pub field: String,
     /// What was given, shortened.
@@ -25,7 +27,14 @@ impl InvalidField {
         value: impl AsRef<str>,
         reason: impl Into<String>,
     ) -> Self {
-        Self { field: field.into(), value: shortened(value.as_ref()), reason: reason.into() }
+        let value = shortened(value.as_ref());
+        Self { keyword: "", field: field.into(), value, reason: reason.into() }
+    }
+
+    /// The same refusal with a message that begins with `keyword`.
+    #[must_use]
+    pub fn recognised_by(self, keyword: &'static str) -> Self {
+        Self { keyword, ..self }
     }
 
     /// The same refusal, seen from the message that contains the field.

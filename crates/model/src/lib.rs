@@ -28,8 +28,10 @@ pub use container::{
 pub use field::{InvalidField, check_name, check_text};
 pub use id::{ContainerId, SandboxId};
 pub use lookup::{IdQuery, LookupError, lookup};
-pub use path::{CgroupPath, ContainerPath, HostPath, LogPath};
-pub use record::{ContainerImage, ContainerRecord, ExitRecord, ResolvedUser, SandboxRecord};
+pub use path::{CgroupPath, ContainerPath, HostPath, LogPath, SubPath};
+pub use record::{
+    ContainerImage, ContainerRecord, ExitRecord, ImageVolume, ResolvedUser, SandboxRecord,
+};
 pub use resources::{HugepageLimit, LinuxResources};
 pub use sandbox::{
     DnsConfig, Hostname, NamespaceMode, NetworkMode, PortMapping, Protocol, SandboxConfig,

@@ -48,6 +48,10 @@ checked_path! {
     LogPath
 }
 checked_path! {
+    /// Path in an image that is mounted; relative, without `..`.
+    SubPath
+}
+checked_path! {
     /// Path of a cgroup below the node's cgroup root; absolute, without `..`.
     CgroupPath
 }
@@ -105,20 +109,34 @@ impl LogPath {
     /// # Errors
     /// When it is absolute or contains `..`.
     pub fn parse(field: &str, text: &str) -> Result<Self, InvalidField> {
-        let path = check(field, text)?;
-        let refuse = |reason: &str| Err(InvalidField::new(field, text, reason));
-        if path.is_absolute() {
-            return refuse("is absolute; give it relative to the sandbox's log_directory");
-        }
-        if path.components().any(|c| c == Component::ParentDir) {
-            return refuse("contains `..`");
-        }
-        let path: PathBuf = path.components().filter(|c| *c != Component::CurDir).collect();
-        if path.as_os_str().is_empty() {
-            return refuse("names no file");
-        }
-        Ok(Self(path))
+        check_relative(field, text, "the sandbox's log_directory").map(Self)
     }
+}
+
+impl SubPath {
+    /// Checks a path in an image.
+    ///
+    /// # Errors
+    /// When it is absolute or contains `..`.
+    pub fn parse(field: &str, text: &str) -> Result<Self, InvalidField> {
+        check_relative(field, text, "the image's root").map(Self)
+    }
+}
+
+fn check_relative(field: &str, text: &str, base: &str) -> Result<PathBuf, InvalidField> {
+    let path = check(field, text)?;
+    let refuse = |reason: &str| Err(InvalidField::new(field, text, reason));
+    if path.is_absolute() {
+        return refuse(&format!("is absolute; give it relative to {base}"));
+    }
+    if path.components().any(|c| c == Component::ParentDir) {
+        return refuse("contains `..`");
+    }
+    let path: PathBuf = path.components().filter(|c| *c != Component::CurDir).collect();
+    if path.as_os_str().is_empty() {
+        return refuse("names no file");
+    }
+    Ok(path)
 }
 
 impl CgroupPath {

@@ -37,6 +37,17 @@ pub struct ContainerImage {
     pub diff_ids: Vec<String>,
 }
 
+/// An image that a container mounts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageVolume {
+    /// Index of the mount in the request.
+    pub mount: usize,
+    /// `sha256:…` of the image's configuration.
+    pub id: String,
+    /// Layers by diff-id, lowest first.
+    pub diff_ids: Vec<String>,
+}
+
 /// Who a container's first process is, in numbers of the container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResolvedUser {
@@ -63,6 +74,9 @@ pub struct ContainerRecord {
     pub config: ContainerConfig,
     /// What it was made from.
     pub image: ContainerImage,
+    /// The images that it mounts.
+    #[serde(default)]
+    pub image_volumes: Vec<ImageVolume>,
     /// Who it runs as.
     pub user: ResolvedUser,
     /// What stops it.
@@ -73,6 +87,14 @@ pub struct ContainerRecord {
     pub cgroup: Option<String>,
     /// As last written.
     pub state: ContainerState,
+}
+
+impl ContainerRecord {
+    /// The layers that it is made of and that it mounts, by diff-id.
+    pub fn diff_ids(&self) -> impl Iterator<Item = &str> {
+        let mounted = self.image_volumes.iter().flat_map(|volume| &volume.diff_ids);
+        self.image.diff_ids.iter().chain(mounted).map(String::as_str)
+    }
 }
 
 /// How a container ended, written by its shim beside the container's record: `exit.json`.

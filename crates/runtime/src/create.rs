@@ -33,6 +33,7 @@ use crate::{
 mod causes;
 mod cgroups;
 mod executor;
+mod images;
 mod init;
 mod rootfs;
 mod specification;
@@ -50,6 +51,20 @@ pub struct Plan {
     pub seccomp_program: Option<PathBuf>,
     /// What is mounted at `root.path` of the specification.
     pub rootfs: RootFs,
+    /// What the specification binds from where it is attached before.
+    #[serde(default)]
+    pub image_mounts: Vec<ImageMount>,
+}
+
+/// An image that is mounted in a container, read-only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageMount {
+    /// Directories relative to [`RootFs::layers_dir`], the topmost first; none for an empty image.
+    pub lower: Vec<String>,
+    /// What of it, if not all.
+    pub sub_path: Option<PathBuf>,
+    /// Where it is attached while the container is being made; made when absent.
+    pub mount_point: PathBuf,
 }
 
 /// The overlay that becomes the container's root.
@@ -247,6 +262,8 @@ fn create(proof: &SingleThreaded, plan: &Plan, streams: Streams) -> Result<i32, 
     if let (Some(path), Some(profile)) = (&plan.seccomp_program, specification::seccomp(&spec)) {
         ensure_program(path, profile)?;
     }
+    // The container binds them in a mount namespace of its own, so that they are needed here no longer.
+    let _attached = images::attach(proof, plan)?;
     let mount = rootfs::assemble(proof, &plan.rootfs, &spec)?;
     let spec = specification::fit(spec, &at)?;
     rootfs::attach(&mount, &at)?;

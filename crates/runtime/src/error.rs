@@ -169,6 +169,14 @@ pub enum Refusal {
         /// On the node.
         path: PathBuf,
     },
+    /// What should be mounted of an image is not there, or not in it.
+    #[error("path {} in the image", path.display())]
+    SubPath {
+        /// In the image.
+        path: PathBuf,
+        /// Why.
+        source: BeneathError,
+    },
     /// A mount's destination or the working directory cannot be made.
     #[error("{what} {}", path.display())]
     Path {

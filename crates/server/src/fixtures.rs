@@ -64,6 +64,7 @@ pub(crate) fn container(n: u8, pod: u8, state: ContainerState) -> ContainerView 
             image_ref,
             diff_ids: Vec::new(),
         },
+        image_volumes: Vec::new(),
         user: ResolvedUser { uid: 1000, gid: 1001, additional_gids: vec![5], home: "/".to_owned() },
         stop_signal: Signal::TERM,
         log_path: PathBuf::from("/var/log/pods/web/main/0.log"),

@@ -18,8 +18,8 @@ use nix::{
     unistd::{Pid, pipe2},
 };
 use oci_spec::runtime::Spec;
-use runtime::create::{FailureKind, Plan, Report, RootFs, fds};
-use shim_api::v1::CreateContainer;
+use runtime::create::{FailureKind, ImageMount, Plan, Report, RootFs, fds};
+use shim_api::v1::{self, CreateContainer};
 use sys::{
     memfd, pidfd,
     spawn::{Child, Spawn, spawn},
@@ -154,6 +154,7 @@ impl Creation<'_> {
                 upper_dir: rootfs.upper_dir.clone().into(),
                 work_dir: rootfs.work_dir.clone().into(),
             },
+            image_mounts: request.image_mounts.iter().map(image_mount).collect(),
         };
         write_plan(&plan)
             .map_err(|source| ShimError::WritePlan { id: request.container_id.clone(), source })
@@ -267,4 +268,11 @@ fn wait_for_report(helper: &Child, report: &OwnedFd) -> Result<(), ShimError> {
 
 fn ended(pid: Pid, source: Errno) -> ShimError {
     ShimError::InitEnded { pid: pid.as_raw(), source }
+}
+fn image_mount(mount: &v1::ImageMount) -> ImageMount {
+    ImageMount {
+        lower: mount.lower.clone(),
+        sub_path: (!mount.sub_path.is_empty()).then(|| mount.sub_path.clone().into()),
+        mount_point: mount.mount_point.clone().into(),
+    }
 }

@@ -137,6 +137,7 @@ impl Case {
             user: &self.user,
             hostname: "web-0",
             rootfs: "/run/rootfs".as_ref(),
+            image_mounts: "/run/images".as_ref(),
             pod_files: &PodFiles {
                 hostname: pod_file("hostname"),
                 hosts: pod_file("hosts"),

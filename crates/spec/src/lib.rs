@@ -25,6 +25,7 @@ use oci_spec::runtime::LinuxSeccomp;
 use thiserror::Error;
 
 pub use container::generate;
+pub use mounts::image_mount_point;
 
 /// All that determines a container's OCI runtime specification.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub struct Inputs<'a> {
     pub hostname: &'a str,
     /// Where the container's root file system will be mounted.
     pub rootfs: &'a Path,
+    /// The directory in which the images that are mounted are attached, by [`image_mount_point`].
+    pub image_mounts: &'a Path,
     /// Made for the pod, bound into each of its containers.
     pub pod_files: &'a PodFiles,
     /// From [`seccomp::runtime_default`] or [`seccomp::parse_profile`]; `None`: unconfined. Not used when privileged.

@@ -120,7 +120,7 @@ fn pod_files(inputs: &Inputs<'_>) -> [Mount; 3] {
 
 fn requested(inputs: &Inputs<'_>) -> Result<Vec<Mount>, InvalidField> {
     let mut seen = BTreeSet::new();
-    let mounts = inputs.config.mounts.iter().map(|mount| {
+    let mounts = inputs.config.mounts.iter().enumerate().map(|(index, mount)| {
         let path = mount.container_path.as_path();
         let refuse = |reason: &str| {
             InvalidField::new("mounts.container_path", &mount.container_path_as_given, reason)
@@ -133,14 +133,14 @@ fn requested(inputs: &Inputs<'_>) -> Result<Vec<Mount>, InvalidField> {
         if !seen.insert(path) {
             return Err(refuse("is the container_path of two mounts"));
         }
-        Ok(request_mount(mount))
+        Ok(request_mount(mount, image_mount_point(inputs.image_mounts, index)))
     });
     mounts.collect()
 }
 
 /// Options that restrict, and no others: what the source's own mount forbids stays forbidden, and access times belong
 /// to what a user namespace may not change (`mount_namespaces(7)`, "locked").
-fn request_mount(request: &model::Mount) -> Mount {
+fn request_mount(request: &model::Mount, image: PathBuf) -> Mount {
     let propagation = match request.propagation {
         MountPropagation::Private => "rprivate",
         MountPropagation::HostToContainer => "rslave",
@@ -154,9 +154,18 @@ fn request_mount(request: &model::Mount) -> Mount {
         (request.options.no_exec, "noexec"),
     ];
     let chosen = optional.into_iter().filter_map(|(asked, option)| asked.then_some(option));
-    let MountSource::Host(source) = &request.source;
-    let options = [propagation].into_iter().chain(chosen);
-    bind(request.container_path.as_path(), source.as_path(), options)
+    let (source, own) = match &request.source {
+        MountSource::Host(source) => (source.as_path().to_owned(), None),
+        MountSource::Image { .. } => (image, Some("nodev")),
+    };
+    let options = [propagation].into_iter().chain(chosen).chain(own);
+    bind(request.container_path.as_path(), &source, options)
+}
+
+/// Where the image of the request's mount `index` is attached, to be bound into the container from there.
+#[must_use]
+pub fn image_mount_point(directory: &Path, index: usize) -> PathBuf {
+    directory.join(index.to_string())
 }
 
 /// Binds with everything that is mounted below: a user namespace may not uncover what a mount hides.

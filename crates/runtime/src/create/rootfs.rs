@@ -79,8 +79,7 @@ fn mount_overlay(_proof: &SingleThreaded, plan: &RootFs) -> Result<OwnedFd, Runt
     let layers = plan.lower.len();
     let failed = |source| RuntimeError::Overlay { layers, layers_dir, source };
     let mount = || {
-        let lower = plan.lower.iter().map(|name| c_string(Path::new(name)));
-        let lower = lower.collect::<Result<Vec<_>, _>>()?;
+        let lower = lower(&plan.lower)?;
         let (upper, work) = (c_string(&plan.upper_dir)?, c_string(&plan.work_dir)?);
         // Relative names keep within the 255 bytes of an option. The one thread of a process that lives for this
         // may change its directory.
@@ -90,6 +89,11 @@ fn mount_overlay(_proof: &SingleThreaded, plan: &RootFs) -> Result<OwnedFd, Runt
     let mounted = mount().map_err(failed);
     nix::unistd::chdir("/").map_err(RuntimeError::system("chdir /"))?;
     mounted
+}
+
+/// Names of layers as the kernel takes them.
+pub(super) fn lower(names: &[String]) -> Result<Vec<CString>, Errno> {
+    names.iter().map(|name| c_string(Path::new(name))).collect()
 }
 
 fn c_string(path: &Path) -> Result<CString, Errno> {

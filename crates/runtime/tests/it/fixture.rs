@@ -70,6 +70,7 @@ impl<'a> Recipe<'a> {
                 upper_dir: self.directory.join("upper"),
                 work_dir: self.directory.join("work"),
             },
+            image_mounts: Vec::new(),
         }
     }
 

@@ -45,7 +45,7 @@ pub(crate) fn status(container: &ContainerView) -> cri::ContainerStatus {
         message: life.message.to_owned(),
         labels: unsorted(&record.config.labels),
         annotations: unsorted(&record.config.annotations),
-        mounts: record.config.mounts.iter().map(mounts::to_cri).collect(),
+        mounts: mounts::all_to_cri(record),
         log_path: record.log_path.display().to_string(),
         resources: Some(cri::ContainerResources { linux, windows: None }),
         image_id: record.image.id.clone(),

@@ -4,13 +4,14 @@ use std::collections::HashSet;
 
 use cri_api::v1 as cri;
 use model::{
-    ContainerPath, HostPath, InvalidField, Mount, MountOptions, MountPropagation, MountSource,
+    ContainerPath, ContainerRecord, HostPath, InvalidField, Mount, MountOptions, MountPropagation,
+    MountSource, SubPath,
 };
 
 use super::known;
 
 /// The kubelet recognises errors about image mounts by this beginning.
-const IMAGE_MOUNT_FAILED: &str = "ImageVolumeMountFailed: ";
+pub(crate) const IMAGE_MOUNT_FAILED: &str = "ImageVolumeMountFailed: ";
 /// Clients recognise errors about recursive read-only mounts by this beginning.
 const RRO_UNSUPPORTED: &str = "RROUnsupported: ";
 
@@ -34,8 +35,8 @@ pub(super) fn from_cri(mounts: &[cri::Mount]) -> Result<Vec<Mount>, InvalidField
 }
 
 fn parse(mount: &cri::Mount, field: &str) -> Result<Mount, InvalidField> {
-    refuse_image(mount, field)?;
     let within = |name: &str| format!("{field}.{name}");
+    let source = source(mount, field)?;
     if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
         let reason = "shifts owners for a pod's own user namespace, which this pod does not have";
         return Err(InvalidField::new(within("uidMappings"), "…", reason));
@@ -51,7 +52,7 @@ fn parse(mount: &cri::Mount, field: &str) -> Result<Mount, InvalidField> {
     Ok(Mount {
         container_path: ContainerPath::parse(&within("container_path"), &mount.container_path)?,
         container_path_as_given: mount.container_path.clone(),
-        source: MountSource::Host(HostPath::parse(&within("host_path"), &mount.host_path)?),
+        source,
         readonly: mount.readonly,
         recursive_read_only: mount.recursive_read_only,
         propagation,
@@ -60,15 +61,23 @@ fn parse(mount: &cri::Mount, field: &str) -> Result<Mount, InvalidField> {
     })
 }
 
-fn refuse_image(mount: &cri::Mount, field: &str) -> Result<(), InvalidField> {
-    let refuse = |name: &str, value: &str, reason: &str| {
-        Err(InvalidField::new(format!("{IMAGE_MOUNT_FAILED}{field}.{name}"), value, reason))
-    };
+/// What is mounted: a path of the node, or an image if one is named.
+fn source(mount: &cri::Mount, field: &str) -> Result<MountSource, InvalidField> {
     let image = mount.image.as_ref().map_or("", |spec| spec.image.as_str());
+    if image.is_empty() && mount.image_sub_path.is_empty() {
+        let field = format!("{field}.host_path");
+        return Ok(MountSource::Host(HostPath::parse(&field, &mount.host_path)?));
+    }
+    image_source(mount, image, field).map_err(|refusal| refusal.recognised_by(IMAGE_MOUNT_FAILED))
+}
+
+fn image_source(mount: &cri::Mount, image: &str, field: &str) -> Result<MountSource, InvalidField> {
+    let within = |name: &str| format!("{field}.{name}");
+    let refuse =
+        |name: &str, value: &str, reason: &str| Err(InvalidField::new(within(name), value, reason));
+    let sub_path = &mount.image_sub_path;
     if image.is_empty() {
-        let sub_path = &mount.image_sub_path;
-        let stray = !sub_path.is_empty();
-        return if stray { refuse("image_sub_path", sub_path, "has no image") } else { Ok(()) };
+        return refuse("image_sub_path", sub_path, "has no image");
     }
     if !mount.host_path.is_empty() {
         return refuse("host_path", &mount.host_path, "is given beside an image; give one");
@@ -76,7 +85,18 @@ fn refuse_image(mount: &cri::Mount, field: &str) -> Result<(), InvalidField> {
     if !mount.readonly {
         return refuse("readonly", "false", "images are mounted read-only");
     }
-    refuse("image", image, "image mounts are not supported yet")
+    if mount.propagation != i32::from(cri::MountPropagation::PropagationPrivate) {
+        return refuse(
+            "propagation",
+            "…",
+            "nothing is mounted in an image; use PROPAGATION_PRIVATE",
+        );
+    }
+    let sub_path = match sub_path.as_str() {
+        "" => None,
+        text => Some(SubPath::parse(&within("image_sub_path"), text)?),
+    };
+    Ok(MountSource::Image { image: image.to_owned(), sub_path })
 }
 
 fn propagation(number: i32, field: &str) -> Result<MountPropagation, InvalidField> {
@@ -93,7 +113,7 @@ fn check_recursive_read_only(
     field: &str,
 ) -> Result<(), InvalidField> {
     let refuse =
-        |reason: &str| Err(InvalidField::new(format!("{RRO_UNSUPPORTED}{field}"), "true", reason));
+        |reason: &str| Err(InvalidField::new(field, "true", reason).recognised_by(RRO_UNSUPPORTED));
     match (mount.recursive_read_only, mount.readonly, propagation) {
         (true, false, _) => refuse("needs readonly"),
         (true, true, MountPropagation::HostToContainer | MountPropagation::Bidirectional) => {
@@ -103,12 +123,31 @@ fn check_recursive_read_only(
     }
 }
 
-/// Shows a mount as it was asked for: the kubelet finds its own by these strings.
-pub(super) fn to_cri(mount: &Mount) -> cri::Mount {
-    let MountSource::Host(host_path) = &mount.source;
+/// Shows a container's mounts.
+pub(super) fn all_to_cri(record: &ContainerRecord) -> Vec<cri::Mount> {
+    let shown = record.config.mounts.iter().enumerate().map(|(index, mount)| {
+        let volume = record.image_volumes.iter().find(|volume| volume.mount == index);
+        to_cri(mount, volume.map(|volume| volume.id.as_str()))
+    });
+    shown.collect()
+}
+
+/// Shows a mount as it was asked for: the kubelet finds its own by these strings, and images in use by their id.
+fn to_cri(mount: &Mount, image_id: Option<&str>) -> cri::Mount {
+    let (host_path, image, image_sub_path) = match &mount.source {
+        MountSource::Host(path) => (path.to_string(), None, String::new()),
+        MountSource::Image { image, sub_path } => {
+            let image_ref = image_id.unwrap_or_default().to_owned();
+            let spec = cri::ImageSpec { image: image.clone(), image_ref, ..Default::default() };
+            let sub_path = sub_path.as_ref().map(ToString::to_string);
+            (String::new(), Some(spec), sub_path.unwrap_or_default())
+        }
+    };
     cri::Mount {
         container_path: mount.container_path_as_given.clone(),
-        host_path: host_path.to_string(),
+        host_path,
+        image,
+        image_sub_path,
         readonly: mount.readonly,
         selinux_relabel: mount.selinux_relabel,
         propagation: to_cri_propagation(mount.propagation).into(),
@@ -164,7 +203,7 @@ mod tests {
             ..Default::default()
         };
         let parsed = from_cri(std::slice::from_ref(&mount)).expect("usual");
-        assert_eq!(parsed.iter().map(to_cri).collect::<Vec<_>>(), [mount]);
+        assert_eq!(parsed.iter().map(|mount| to_cri(mount, None)).collect::<Vec<_>>(), [mount]);
     }
 
     #[test]
@@ -212,18 +251,40 @@ mod tests {
     #[test]
     fn image_mounts_are_refused_with_the_name_the_kubelet_knows() {
         let image = || Some(cri::ImageSpec { image: "busybox".to_owned(), ..Default::default() });
-        let supported_later = refused(|mount| {
-            (mount.image, mount.readonly, mount.host_path) = (image(), true, String::new());
-        });
+        let refused_image = |change: fn(&mut cri::Mount)| {
+            refused(|mount| {
+                (mount.image, mount.readonly, mount.host_path) = (image(), true, String::new());
+                change(mount);
+            })
+        };
+        let climbing = refused_image(|mount| mount.image_sub_path = "a/../..".to_owned());
+        let absolute = refused_image(|mount| mount.image_sub_path = "/etc".to_owned());
+        let shared = refused_image(|mount| mount.propagation = PropagationBidirectional.into());
         let both = refused(|mount| (mount.image, mount.readonly) = (image(), true));
         let writable = refused(|mount| (mount.image, mount.host_path) = (image(), String::new()));
         let stray = refused(|mount| mount.image_sub_path = "etc".to_owned());
-        for message in [&supported_later, &both, &writable, &stray] {
+        for message in [&climbing, &absolute, &shared, &both, &writable, &stray] {
             assert!(message.starts_with("ImageVolumeMountFailed: "), "{message}");
         }
         // An empty message names no image.
         let empty = cri::Mount { image: Some(cri::ImageSpec::default()), ..bind() };
         from_cri(&[empty]).expect("a bind mount");
+    }
+
+    /// C28
+    #[test]
+    fn an_image_mount_is_shown_with_its_id() {
+        let spec = cri::ImageSpec { image: "busybox".to_owned(), ..Default::default() };
+        let mut mount = cri::Mount {
+            container_path: "/data".to_owned(),
+            image: Some(spec.clone()),
+            image_sub_path: "etc".to_owned(),
+            readonly: true,
+            ..Default::default()
+        };
+        let parsed = from_cri(std::slice::from_ref(&mount)).expect("an image mount");
+        mount.image = Some(cri::ImageSpec { image_ref: "sha256:0".to_owned(), ..spec });
+        assert_eq!(to_cri(&parsed[0], Some("sha256:0")), mount);
     }
 
     #[test]
