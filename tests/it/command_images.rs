@@ -280,12 +280,10 @@ async fn prune_removes_images_without_a_name(t: &mut Scenario) -> Result<(), Ski
 }
 
 async fn prune_all_spares_what_is_used_or_pinned(t: &mut Scenario) -> Result<(), Skip> {
-    t.own_daemon(Options::default()).await?;
+    let config = "[images]\npinned = [\"*-pinned:*\"]\n".to_owned();
+    t.own_daemon(Options { config, ..Options::default() }).await?;
     let pinned = import(t, "pinned", &small("pinned"));
     let unused = import(t, "unused", &small("unused"));
-    let directory = t.instance().directory().join("config/usnea");
-    fs::create_dir(&directory).expect("make a directory");
-    t.instance().write(&directory.join("config.toml"), b"[images]\npinned = [\"*-pinned:*\"]\n");
     let pod = t.run_pod().await;
     t.launch(&pod, t.sleeper("a")).await;
     let row = usnea(t, &["list", &pinned]);

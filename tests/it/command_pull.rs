@@ -1,7 +1,5 @@
 //! `usnea image pull`: what it prints, whom it tells a password, and what stays when it is broken off.
 
-mod registry;
-
 use std::{
     ffi::{OsStr, OsString},
     fs::{self, File},
@@ -15,11 +13,12 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use registry::Registry;
 use serde_json::{Value, json};
 use testkit::{
     Options, Skip,
+    docker_registry::{Access, DockerRegistry, PASSWORD, USER},
     image::{ImageBuilder, Layer},
+    valve::Valve,
 };
 
 it::tests!("command_pull":
@@ -42,6 +41,20 @@ fn image(t: &Scenario) -> ImageBuilder {
         .layer(Layer::default().file("second", 0o644, content("second").as_bytes()))
 }
 
+fn public_registry() -> Result<DockerRegistry, Skip> {
+    DockerRegistry::start(Access::default())
+}
+
+/// A registry that wants to know a password.
+fn private_registry() -> Result<DockerRegistry, Skip> {
+    DockerRegistry::start(Access { password: true, tls: false })
+}
+
+/// Pushes an image and returns its reference and its id.
+fn push(registry: &DockerRegistry, name: &str, image: &ImageBuilder) -> (String, String) {
+    (registry.reference(name), registry.push(image, name))
+}
+
 fn pull(t: &Scenario, args: &[&str]) -> Output {
     t.instance().usnea(&[&["image", "pull"], args].concat())
 }
@@ -60,9 +73,9 @@ fn printed(output: &Output) -> String {
     text(&output.stdout)
 }
 
-async fn lines_say_what_happens_to_each_layer(t: &mut Scenario) {
-    let registry = Registry::public();
-    let (reference, id) = registry.push("app:1", &image(t));
+async fn lines_say_what_happens_to_each_layer(t: &mut Scenario) -> Result<(), Skip> {
+    let registry = public_registry()?;
+    let (reference, id) = push(&registry, "app:1", &image(t));
     let output = pull(t, &[&reference]);
     assert_eq!(printed(&output), format!("{id} {reference}\n"));
     let said = text(&output.stderr);
@@ -77,25 +90,27 @@ async fn lines_say_what_happens_to_each_layer(t: &mut Scenario) {
     let quiet = pull(t, &["--quiet", &reference]);
     assert_eq!((printed(&quiet), text(&quiet.stderr)), (format!("{id}\n"), String::new()));
     remove(t, &reference);
+    Ok(())
 }
 
-async fn a_pulled_image_runs(t: &mut Scenario) {
-    let registry = Registry::public();
+async fn a_pulled_image_runs(t: &mut Scenario) -> Result<(), Skip> {
+    let registry = public_registry()?;
     let layer = Layer::default().file("etc/pulled", 0o644, b"yes");
-    let (reference, _) = registry.push("app:1", &ImageBuilder::busybox().layer(layer));
+    let (reference, _) = push(&registry, "app:1", &ImageBuilder::busybox().layer(layer));
     printed(&pull(t, &[&reference]));
     let pod = t.run_pod().await;
     let spec = testkit::container("a", &reference).command(&["cat", "/etc/pulled"]);
     assert_eq!(t.output(&pod, spec).await, "yes");
     t.remove_pod(&pod).await;
     remove(t, &reference);
+    Ok(())
 }
 
-async fn json_tells_layers_apart_that_were_here(t: &mut Scenario) {
-    let registry = Registry::public();
-    let (base, base_id) = registry.push("base:1", &image(t));
+async fn json_tells_layers_apart_that_were_here(t: &mut Scenario) -> Result<(), Skip> {
+    let registry = public_registry()?;
+    let (base, base_id) = push(&registry, "base:1", &image(t));
     let third = Layer::default().file("third", 0o644, b"third");
-    let (whole, _) = registry.push("whole:1", &image(t).layer(third));
+    let (whole, _) = push(&registry, "whole:1", &image(t).layer(third));
     let output = pull(t, &["--output", "json", &base, &whole]);
     let output = printed(&output);
     let pulled: Vec<Value> =
@@ -112,11 +127,12 @@ async fn json_tells_layers_apart_that_were_here(t: &mut Scenario) {
     assert!(first["layers"][0]["bytes"].as_u64().expect("bytes") > 0, "{first}");
     remove(t, &base);
     remove(t, &whole);
+    Ok(())
 }
 
-async fn one_failure_does_not_keep_others_from_being_pulled(t: &mut Scenario) {
-    let registry = Registry::public();
-    let (reference, id) = registry.push("app:1", &image(t));
+async fn one_failure_does_not_keep_others_from_being_pulled(t: &mut Scenario) -> Result<(), Skip> {
+    let registry = public_registry()?;
+    let (reference, id) = push(&registry, "app:1", &image(t));
     let missing = format!("{}/missing:1", registry.domain());
     let output = pull(t, &["--quiet", &missing, &reference]);
     assert_eq!(output.status.code(), Some(1));
@@ -125,10 +141,11 @@ async fn one_failure_does_not_keep_others_from_being_pulled(t: &mut Scenario) {
     assert_eq!(said.lines().count(), 1, "one line with the cause last: {said}");
     assert!(said.contains(&missing), "{said}");
     remove(t, &reference);
+    Ok(())
 }
 
-async fn failures_come_with_the_way_out(t: &mut Scenario) {
-    let (public, private) = (Registry::public(), Registry::private());
+async fn failures_come_with_the_way_out(t: &mut Scenario) -> Result<(), Skip> {
+    let (public, private) = (public_registry()?, private_registry()?);
     let gone = format!("{}/app:1", public.domain());
     let domain = public.domain().to_owned();
     drop(public);
@@ -142,16 +159,20 @@ async fn failures_come_with_the_way_out(t: &mut Scenario) {
         assert!(words.iter().all(|word| said.contains(word)), "{said}");
         assert_eq!(text(&output.stdout), "");
     }
+    Ok(())
 }
 
-async fn a_password_comes_from_every_place_but_not_from_files(t: &mut Scenario) {
-    let registry = Registry::private();
-    let (reference, id) = registry.push("app:1", &image(t));
-    let ways: [(&[&str], Option<&str>, &str); 4] = [
-        (&["--creds", "me:secret"], None, ""),
-        (&["--creds", "me"], None, "secret\nand more\n"),
-        (&[], Some("me:secret"), ""),
-        (&[], Some("me"), "secret"),
+async fn a_password_comes_from_every_place_but_not_from_files(
+    t: &mut Scenario,
+) -> Result<(), Skip> {
+    let registry = private_registry()?;
+    let (reference, id) = push(&registry, "app:1", &image(t));
+    let both = format!("{USER}:{PASSWORD}");
+    let ways: [(&[&str], Option<&str>, String); 4] = [
+        (&["--creds", &both], None, String::new()),
+        (&["--creds", USER], None, format!("{PASSWORD}\nand more\n")),
+        (&[], Some(&both), String::new()),
+        (&[], Some(USER), PASSWORD.to_owned()),
     ];
     for (options, variable, input) in ways {
         let mut command = t.instance().command(&["image", "pull", "--quiet", &reference]);
@@ -162,9 +183,10 @@ async fn a_password_comes_from_every_place_but_not_from_files(t: &mut Scenario) 
         assert_eq!(text(&output.stdout), format!("{id}\n"), "{options:?} {variable:?} {input:?}");
         remove(t, &reference);
     }
-    let output = pull(t, &["--creds", "me:guess", &reference]);
+    let output = pull(t, &["--creds", &format!("{USER}:guess"), &reference]);
     assert_eq!(output.status.code(), Some(1));
     assert!(!text(&output.stderr).contains("guess"), "{}", text(&output.stderr));
+    Ok(())
 }
 
 /// Runs `usnea image pull` on a terminal of its own, by script(1).
@@ -185,9 +207,9 @@ fn on_terminal(t: &Scenario, args: &[&str]) -> Result<Child, Skip> {
 }
 
 async fn a_password_is_asked_for_on_a_terminal(t: &mut Scenario) -> Result<(), Skip> {
-    let registry = Registry::private();
-    let (reference, id) = registry.push("app:1", &image(t));
-    let mut child = on_terminal(t, &["--quiet", "--creds", "me", &reference])?;
+    let registry = private_registry()?;
+    let (reference, id) = push(&registry, "app:1", &image(t));
+    let mut child = on_terminal(t, &["--quiet", "--creds", USER, &reference])?;
     let mut input = child.stdin.take().expect("a pipe");
     let mut output = child.stdout.take().expect("a pipe");
     let mut shown = Vec::new();
@@ -198,19 +220,23 @@ async fn a_password_is_asked_for_on_a_terminal(t: &mut Scenario) -> Result<(), S
         assert_ne!(count, 0, "no question: {}", text(&shown));
         shown.extend_from_slice(&buffer[..count]);
     }
-    assert!(text(&shown).contains(&format!("me for {}", registry.domain())), "{}", text(&shown));
-    input.write_all(b"secret\n").expect("write");
+    assert!(
+        text(&shown).contains(&format!("{USER} for {}", registry.domain())),
+        "{}",
+        text(&shown)
+    );
+    writeln!(input, "{PASSWORD}").expect("write");
     output.read_to_end(&mut shown).expect("read");
     let shown = text(&shown);
     assert!(child.wait().expect("wait").success(), "{shown}");
-    assert!(shown.contains(&id) && !shown.contains("secret"), "{shown}");
+    assert!(shown.contains(&id) && !shown.contains(PASSWORD), "{shown}");
     remove(t, &reference);
     Ok(())
 }
 
 async fn layers_have_bars_on_a_terminal(t: &mut Scenario) -> Result<(), Skip> {
-    let registry = Registry::public();
-    let (reference, id) = registry.push("app:1", &image(t));
+    let registry = public_registry()?;
+    let (reference, id) = push(&registry, "app:1", &image(t));
     let mut child = on_terminal(t, &[&reference])?;
     // Else script(1) goes on waiting for what is typed.
     drop(child.stdin.take());
@@ -232,21 +258,32 @@ fn entries(directory: &Path) -> Vec<OsString> {
     names
 }
 
+/// Bytes that cannot be compressed.
+fn noise(length: usize) -> Vec<u8> {
+    let next = |state: &u32| Some(state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+    let states = std::iter::successors(Some(1), next);
+    states.map(|state| state.to_be_bytes()[0]).take(length).collect()
+}
+
 async fn a_pull_that_is_broken_off_leaves_nothing(t: &mut Scenario) -> Result<(), Skip> {
     // Other tests put layers into the shared store.
     t.own_daemon(Options::default()).await?;
-    let registry = Registry::public();
-    let (reference, _) = registry.push("app:1", &image(t));
-    registry.stall();
+    let registry = public_registry()?;
+    let large = Layer::default().file("large", 0o644, &noise(256 << 10));
+    registry.push(&image(t).layer(large), "app:1");
+    // Enough for the documents, not for all layers.
+    let valve = Valve::before(registry.domain(), 0);
+    let reference = valve.reference("app:1");
     let (data, log) = (t.instance().data_directory(), t.volume("log").join("stderr"));
     let layers = entries(&data.join("layers"));
     for (signal, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
         let mut command = t.instance().command(&["image", "pull", &reference]);
         let stderr = File::create(&log).expect("create a file");
         let mut child = command.stderr(stderr).spawn().expect("run usnea");
-        t.eventually("both layers are on their way", async |_| {
+        valve.allow(128 << 10);
+        t.eventually("a layer is on its way", async |_| {
             let said = fs::read_to_string(&log).expect("readable");
-            (said.matches("downloading").count() == 2).then_some(())
+            (valve.is_shut() && said.contains("downloading")).then_some(())
         })
         .await;
         assert_ne!(entries(&data.join("layers")), layers);
