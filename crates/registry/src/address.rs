@@ -63,11 +63,16 @@ pub(crate) fn refusal(url: &Url, reach: Reach) -> Option<&'static str> {
 
 /// Resolves names to addresses within reach.
 #[derive(Debug)]
-pub(crate) struct FilteredResolver(pub(crate) Reach);
+pub(crate) struct FilteredResolver {
+    pub(crate) reach: Reach,
+    /// Names of proxies, which are set here and may be anywhere.
+    pub(crate) proxies: Vec<String>,
+}
 
 impl Resolve for FilteredResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let reach = self.0;
+        let named = self.proxies.iter().any(|proxy| proxy == name.as_str());
+        let reach = if named { Reach::Named } else { self.reach };
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let allowed: Vec<SocketAddr> =
@@ -78,6 +83,14 @@ impl Resolve for FilteredResolver {
             Ok::<Addrs, _>(Box::new(allowed.into_iter()))
         })
     }
+}
+
+/// The host in the value of a variable like `https_proxy`, which may lack a scheme.
+pub(crate) fn proxy_host(value: &str) -> Option<String> {
+    let with_scheme = || Url::parse(&format!("http://{value}"));
+    let url = Url::parse(value).ok().filter(Url::has_host);
+    let url = url.or_else(|| with_scheme().ok())?;
+    url.host_str().map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -107,5 +120,33 @@ mod tests {
         assert!(refused("ftp://example.com/", Reach::Named));
         assert!(!refused("https://10.0.0.1/", Reach::Foreign));
         assert!(!refused("https://example.com/", Reach::Foreign));
+    }
+
+    #[tokio::test]
+    async fn names_are_looked_behind() {
+        let resolves = async |reach, proxies: &[&str]| {
+            let proxies = proxies.iter().map(|name| (*name).to_owned()).collect();
+            let resolver = FilteredResolver { reach, proxies };
+            resolver.resolve("localhost".parse().unwrap()).await.is_ok()
+        };
+        assert!(!resolves(Reach::Foreign, &[]).await);
+        assert!(!resolves(Reach::Foreign, &["proxy.example"]).await);
+        assert!(resolves(Reach::Foreign, &["localhost"]).await);
+        assert!(resolves(Reach::ForeignOrLoopback, &[]).await);
+        assert!(resolves(Reach::Named, &[]).await);
+    }
+
+    #[test]
+    fn proxies_are_written_in_two_ways() {
+        for (value, expected) in [
+            ("http://user:secret@proxy.example:3128/", Some("proxy.example")),
+            ("socks5://10.0.0.1:1080", Some("10.0.0.1")),
+            ("localhost:3128", Some("localhost")),
+            ("proxy.example", Some("proxy.example")),
+            ("", None),
+            (":", None),
+        ] {
+            assert_eq!(proxy_host(value).as_deref(), expected, "{value}");
+        }
     }
 }

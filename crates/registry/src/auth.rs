@@ -2,16 +2,21 @@
 
 pub(crate) mod challenge;
 pub(crate) mod files;
+mod login;
 pub(crate) mod token;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
 use crate::credentials::Credentials;
 use token::Token;
+use url::Url;
+
+/// How long credentials are sent unasked after they were asked for. Bounds what is remembered.
+const BASIC_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// What an answer to a challenge was, to begin with it the next time.
 #[derive(Debug, Default)]
@@ -20,7 +25,8 @@ pub(crate) struct Grants(Mutex<HashMap<Grantee, Grant>>);
 /// Who got it: an endpoint, a repository, someone's credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Grantee {
-    pub(crate) endpoint: String,
+    /// Its URL: what goes to https does not go to http on the same host.
+    pub(crate) endpoint: Url,
     pub(crate) path: String,
     pub(crate) credentials: Option<Credentials>,
 }
@@ -29,7 +35,7 @@ pub(crate) struct Grantee {
 #[derive(Clone)]
 pub(crate) struct Grant {
     pub(crate) header: String,
-    good_until: Option<Instant>,
+    good_until: Instant,
 }
 
 impl std::fmt::Debug for Grant {
@@ -41,31 +47,30 @@ impl std::fmt::Debug for Grant {
 impl Grant {
     pub(crate) fn basic(username: &str, password: &str) -> Self {
         let pair = STANDARD.encode(format!("{username}:{password}"));
-        Self { header: format!("Basic {pair}"), good_until: None }
+        Self { header: format!("Basic {pair}"), good_until: Instant::now() + BASIC_LIFETIME }
     }
 
     pub(crate) fn registry_token(token: &str) -> Self {
-        Self { header: format!("Bearer {token}"), good_until: None }
+        Self { header: format!("Bearer {token}"), good_until: Instant::now() + BASIC_LIFETIME }
     }
 }
 
 impl From<Token> for Grant {
     fn from(token: Token) -> Self {
-        Self { header: format!("Bearer {}", token.value), good_until: Some(token.good_until) }
+        Self { header: format!("Bearer {}", token.value), good_until: token.good_until }
     }
 }
 
 impl Grants {
     pub(crate) fn get(&self, grantee: &Grantee) -> Option<Grant> {
         let grants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let good = |grant: &&Grant| grant.good_until.is_none_or(|until| until > Instant::now());
-        grants.get(grantee).filter(good).cloned()
+        grants.get(grantee).filter(|grant| grant.good_until > Instant::now()).cloned()
     }
 
     pub(crate) fn put(&self, grantee: Grantee, grant: Grant) {
         let mut grants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        grants.retain(|_, grant| grant.good_until.is_none_or(|until| until > now));
+        grants.retain(|_, grant| grant.good_until > now);
         grants.insert(grantee, grant);
     }
 }

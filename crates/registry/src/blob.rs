@@ -6,9 +6,8 @@ use reqwest::header::CONTENT_RANGE;
 use reqwest::{Response, StatusCode};
 
 use crate::error::RegistryError;
-use crate::exchange::{connection, stalled};
-use crate::meter::Meter;
-use crate::repository::Repository;
+use crate::meter::{Meter, PROGRESS_BYTES};
+use crate::repository::{MIRROR_ATTEMPTS, Repository, Source};
 
 /// A blob that is being fetched. Its digest is for the caller to verify.
 #[derive(Debug)]
@@ -22,14 +21,18 @@ pub struct Blob {
     /// What still has to be thrown away of an answer that begins at 0.
     skip: u64,
     answer: Option<Answer>,
-    /// Broken answers since bytes have arrived.
+    /// Broken answers since there was progress.
     failures: u32,
+    /// Bytes for the caller since the last broken answer.
+    progress: u64,
+    /// Mirrors that have failed half-way.
+    avoided: Vec<Source>,
     meter: Meter,
 }
 
 #[derive(Debug)]
 struct Answer {
-    registry: String,
+    source: Source,
     response: Response,
 }
 
@@ -40,9 +43,18 @@ impl Blob {
         bytes: u64,
     ) -> Result<Self, RegistryError> {
         let meter = repository.meter();
-        let (offset, skip, failures) = (0, 0, 0);
-        let mut blob =
-            Self { repository, digest, bytes, offset, skip, answer: None, failures, meter };
+        let mut blob = Self {
+            repository,
+            digest,
+            bytes,
+            offset: 0,
+            skip: 0,
+            answer: None,
+            failures: 0,
+            progress: 0,
+            avoided: Vec::new(),
+            meter,
+        };
         blob.ask().await?;
         Ok(blob)
     }
@@ -51,37 +63,45 @@ impl Blob {
     ///
     /// # Errors
     /// See [`RegistryError`]. A broken connection is an error only when the blob cannot be resumed
-    /// time after time without a byte in between.
+    /// time after time without progress in between.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, RegistryError> {
         loop {
             if self.answer.is_none() {
                 self.ask().await?;
             }
-            let Some(answer) = &mut self.answer else { continue };
-            let arrived = self.meter.wait(answer.response.chunk()).await;
-            let registry = answer.registry.clone();
-            match arrived.map_err(|_stalled| stalled(&registry, self.meter.stall()))? {
-                Ok(Some(chunk)) => {
+            let Some(Answer { source, response }) = &mut self.answer else { continue };
+            let source = *source;
+            let arrived = self.meter.wait(response.chunk()).await;
+            let complete = self.offset == self.bytes;
+            match arrived {
+                Ok(Ok(Some(chunk))) => {
                     self.meter.arrived(chunk.len());
-                    if let Some(chunk) = self.take(chunk)? {
+                    if let Some(chunk) = self.take(chunk, source)? {
                         return Ok(Some(chunk));
                     }
                 }
                 // All is there, however it ends.
-                Ok(None) | Err(_) if self.offset == self.bytes => return Ok(None),
-                Ok(None) => {
-                    let (what, actual) = (self.repository.what(&self.digest), self.offset);
-                    let expected = self.bytes;
-                    let ended = RegistryError::Size { registry, what, expected, actual };
-                    self.pause(ended).await?;
+                _ if complete => return Ok(None),
+                Ok(Ok(None)) => {
+                    let error = self.wrong_size(source, self.offset);
+                    self.broke_off(source, error).await?;
                 }
-                Err(error) => self.pause(connection(&registry, error)).await?,
+                Ok(Err(error)) => {
+                    let what = self.repository.what(&self.digest);
+                    let error = self.repository.subject(source, &what).connection(error);
+                    self.broke_off(source, error).await?;
+                }
+                Err(stalled) => {
+                    let what = self.repository.what(&self.digest);
+                    let error = self.repository.subject(source, &what).stalled(stalled);
+                    self.give_up(source, error)?;
+                }
             }
         }
     }
 
     /// What of a chunk is new to the caller.
-    fn take(&mut self, mut chunk: Bytes) -> Result<Option<Bytes>, RegistryError> {
+    fn take(&mut self, mut chunk: Bytes, source: Source) -> Result<Option<Bytes>, RegistryError> {
         let length = |chunk: &Bytes| u64::try_from(chunk.len()).unwrap_or(u64::MAX);
         let skipped = self.skip.min(length(&chunk));
         self.skip -= skipped;
@@ -91,17 +111,30 @@ impl Blob {
         }
         let end = self.offset.saturating_add(length(&chunk));
         if end > self.bytes {
-            return Err(self.wrong_size(end));
+            self.give_up(source, self.wrong_size(source, end))?;
+            return Ok(None);
         }
         self.offset = end;
-        self.failures = 0;
+        self.progress = self.progress.saturating_add(length(&chunk));
+        // A server that drops each connection after a byte would be asked for ever.
+        if self.progress >= PROGRESS_BYTES {
+            self.failures = 0;
+        }
         Ok(Some(chunk))
     }
 
     /// Waits before the next attempt, or gives up.
-    async fn pause(&mut self, error: RegistryError) -> Result<(), RegistryError> {
+    async fn broke_off(
+        &mut self,
+        source: Source,
+        error: RegistryError,
+    ) -> Result<(), RegistryError> {
         self.answer = None;
+        self.progress = 0;
         self.failures += 1;
+        if self.repository.is_mirror(source) && self.failures >= MIRROR_ATTEMPTS {
+            return self.give_up(source, error);
+        }
         match self.repository.retry().pause_before(self.failures + 1, None) {
             Some(pause) => {
                 tokio::time::sleep(pause).await;
@@ -111,45 +144,75 @@ impl Blob {
         }
     }
 
-    /// Asks for what is missing, and looks whether that is what comes.
+    /// Goes on with others when a mirror fails. The registry itself has the last word.
+    fn give_up(&mut self, source: Source, error: RegistryError) -> Result<(), RegistryError> {
+        if !self.repository.is_mirror(source) {
+            return Err(error);
+        }
+        tracing::info!(?error, "mirror is passed over half-way");
+        self.answer = None;
+        self.avoided.push(source);
+        (self.failures, self.progress) = (0, 0);
+        self.meter = self.repository.meter();
+        Ok(())
+    }
+
+    /// Asks for what is missing, until someone answers who has it.
     async fn ask(&mut self) -> Result<(), RegistryError> {
-        let (registry, response) = self.repository.stream(&self.digest, self.offset).await?;
-        let begin = match response.status() {
-            StatusCode::PARTIAL_CONTENT => {
-                let begin = range_begin(&response);
-                if begin != Some(self.offset) {
-                    let what = self.repository.what(&self.digest);
-                    let reason = "the range is not the one that was asked for".to_owned();
-                    return Err(RegistryError::Protocol { registry, what, reason });
+        while self.answer.is_none() {
+            let (source, response) =
+                self.repository.stream(&self.digest, self.offset, &self.avoided).await?;
+            match self.begin(source, &response) {
+                Ok(begin) => {
+                    self.skip = self.offset - begin;
+                    self.answer = Some(Answer { source, response });
                 }
-                self.offset
+                Err(error) => self.give_up(source, error)?,
             }
-            // It begins anew; what is here already is passed over.
-            _ => 0,
-        };
+        }
+        Ok(())
+    }
+
+    /// Looks whether an answer is what was asked for; returns the place of its first byte.
+    fn begin(&self, source: Source, response: &Response) -> Result<u64, RegistryError> {
+        // Else it begins anew; what is here already is passed over.
+        let partial = response.status() == StatusCode::PARTIAL_CONTENT;
+        let begin = if partial { self.offset } else { 0 };
+        if partial {
+            let what = self.repository.what(&self.digest);
+            let range = content_range(response)
+                .filter(|range| range.first == self.offset)
+                .ok_or_else(|| {
+                    let subject = self.repository.subject(source, &what);
+                    subject.protocol("the range is not the one that was asked for")
+                })?;
+            if let Some(size) = range.size.filter(|size| *size != self.bytes) {
+                return Err(self.wrong_size(source, size));
+            }
+        }
         let announced = response.content_length().map(|length| begin.saturating_add(length));
-        self.skip = self.offset - begin;
-        self.answer = Some(Answer { registry, response });
-        match announced {
-            Some(bytes) if bytes != self.bytes => Err(self.wrong_size(bytes)),
-            _ => Ok(()),
+        match announced.filter(|bytes| *bytes != self.bytes) {
+            Some(bytes) => Err(self.wrong_size(source, bytes)),
+            None => Ok(begin),
         }
     }
 
-    fn wrong_size(&self, actual: u64) -> RegistryError {
-        let registry = self.answer.as_ref().map(|answer| answer.registry.clone());
-        RegistryError::Size {
-            registry: registry.unwrap_or_default(),
-            what: self.repository.what(&self.digest),
-            expected: self.bytes,
-            actual,
-        }
+    fn wrong_size(&self, source: Source, actual: u64) -> RegistryError {
+        let what = self.repository.what(&self.digest);
+        let registry = self.repository.subject(source, &what).registry.to_owned();
+        RegistryError::Size { registry, what, expected: self.bytes, actual }
     }
 }
 
-/// The first byte of `Content-Range: bytes <first>-<last>/<size>`.
-fn range_begin(response: &Response) -> Option<u64> {
+/// The header `Content-Range: bytes FIRST-LAST/SIZE`; the size may be `*`.
+struct ContentRange {
+    first: u64,
+    size: Option<u64>,
+}
+
+fn content_range(response: &Response) -> Option<ContentRange> {
     let header = response.headers().get(CONTENT_RANGE)?.to_str().ok()?;
-    let (begin, _) = header.trim().strip_prefix("bytes ")?.split_once('-')?;
-    begin.trim().parse().ok()
+    let (range, size) = header.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (first, _) = range.split_once('-')?;
+    Some(ContentRange { first: first.trim().parse().ok()?, size: size.trim().parse().ok() })
 }

@@ -47,7 +47,8 @@ impl Default for ClientConfig {
 /// One registry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RegistrySettings {
-    /// Base URLs of servers that are asked first, in order.
+    /// Base URLs of servers that are asked first, in order. A mirror with settings of its own,
+    /// by host and port, has its certificate authorities and token servers from there.
     pub mirrors: Vec<Url>,
     /// Certificate authorities in PEM, beside the system's.
     pub ca_files: Vec<PathBuf>,
@@ -112,15 +113,8 @@ impl Client {
         reference: &Reference,
         credentials: Option<Credentials>,
     ) -> Repository {
-        let settings = self.shared.config.registries.get(reference.domain());
-        let settings = settings.cloned().unwrap_or_default();
-        let endpoints = endpoints(reference, &settings);
-        Repository::new(
-            Arc::clone(&self.shared),
-            reference.path().to_owned(),
-            endpoints,
-            settings,
-            credentials,
-        )
+        let endpoints = endpoints(reference, &self.shared.config.registries);
+        let shared = Arc::clone(&self.shared);
+        Repository::new(shared, reference.path().to_owned(), endpoints, credentials)
     }
 }

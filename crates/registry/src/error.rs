@@ -39,28 +39,45 @@ pub enum RegistryError {
         /// What it did.
         reason: String,
     },
+    /// The credentials of the call cannot be sent.
+    #[error("credentials for registry {registry}: {reason}")]
+    Credentials {
+        /// Host and port.
+        registry: String,
+        /// Why, and what else is expected.
+        reason: &'static str,
+    },
     /// The registry cannot be reached, or the connection broke.
-    #[error("registry {registry}")]
+    #[error("registry {registry}: request for {what} failed{}", connection_hint(source))]
     Connection {
         /// Host and port.
         registry: String,
+        /// Repository and tag or digest, or the token.
+        what: String,
         /// The cause.
         #[source]
         source: reqwest::Error,
     },
     /// Nothing, or next to nothing, arrives.
-    #[error("registry {registry} sent nothing to speak of for {} s", waited.as_secs())]
+    #[error(
+        "registry {registry} sent next to nothing of {what} for {} s; images.stall_seconds bounds the wait",
+        waited.as_secs_f32()
+    )]
     Stalled {
         /// Host and port.
         registry: String,
+        /// Repository and tag or digest, or the token.
+        what: String,
         /// How long it was waited for.
         waited: Duration,
     },
     /// The registry is not able to answer now.
-    #[error("registry {registry} answers {status}{message}")]
+    #[error("registry {registry} answers {status} to the request for {what}{message}")]
     Failing {
         /// Host and port.
         registry: String,
+        /// Repository and tag or digest, or the token.
+        what: String,
         /// The HTTP status.
         status: u16,
         /// What it says, after a separator; or empty.
@@ -134,6 +151,18 @@ pub enum RegistryError {
         /// What it is, or is at least.
         actual: u64,
     },
+    /// A document that is larger than such documents may be.
+    #[error(
+        "{what} from registry {registry} is larger than {limit} bytes, the limit for documents"
+    )]
+    TooLarge {
+        /// Host and port.
+        registry: String,
+        /// Repository and tag or digest.
+        what: String,
+        /// The limit.
+        limit: u64,
+    },
     /// Other bytes than the digest says.
     #[error("{what} from registry {registry} has the digest {actual}")]
     Digest {
@@ -174,9 +203,11 @@ impl RegistryError {
             Self::Redirect { .. }
             | Self::Protocol { .. }
             | Self::Size { .. }
+            | Self::TooLarge { .. }
             | Self::Digest { .. } => ErrorKind::Invalid,
             Self::Certificates { .. }
             | Self::Setup(_)
+            | Self::Credentials { .. }
             | Self::CredentialsFile { .. }
             | Self::Helper { .. }
             | Self::AuthHost { .. } => ErrorKind::Config,
@@ -192,6 +223,18 @@ impl RegistryError {
         }
     }
 
+    /// Whether the server at `host` cannot be reached by the scheme that was tried, but may be by
+    /// another. A certificate that is not trusted is no reason to go on without encryption.
+    pub(crate) fn is_other_scheme(&self, host: &str) -> bool {
+        match self {
+            Self::Connection { registry, source, .. } if registry == host => {
+                let tls = tls_error(source);
+                source.is_connect() && tls.is_none_or(is_no_tls)
+            }
+            _ => false,
+        }
+    }
+
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Failing { retry_after, .. } => *retry_after,
@@ -200,8 +243,30 @@ impl RegistryError {
     }
 }
 
+/// What somebody can do about a connection that fails, after a separator; often nothing.
+fn connection_hint(error: &reqwest::Error) -> &'static str {
+    match tls_error(error) {
+        Some(rustls::Error::InvalidCertificate(_)) => {
+            "; if its certificate is right, name its authority's file in ca_files of this registry"
+        }
+        Some(error) if is_no_tls(error) => {
+            "; if it speaks http only, set plain_http of this registry"
+        }
+        _ => "",
+    }
+}
+
 /// A certificate that is not trusted now will not be in a second.
 fn is_bad_certificate(error: &reqwest::Error) -> bool {
+    matches!(tls_error(error), Some(rustls::Error::InvalidCertificate(_)))
+}
+
+/// Whether what answered was no TLS.
+fn is_no_tls(error: &rustls::Error) -> bool {
+    matches!(error, rustls::Error::InvalidMessage(_))
+}
+
+fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {
         // The error inside an `io::Error` is no source of it.
@@ -210,10 +275,10 @@ fn is_bad_certificate(error: &reqwest::Error) -> bool {
             Some(inner) => inner.downcast_ref::<rustls::Error>(),
             None => error.downcast_ref::<rustls::Error>(),
         };
-        if matches!(tls, Some(rustls::Error::InvalidCertificate(_))) {
-            return true;
+        if tls.is_some() {
+            return tls;
         }
         next = error.source();
     }
-    false
+    None
 }

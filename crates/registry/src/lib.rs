@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod answer;
 mod auth;
 mod blob;
 mod client;
@@ -17,6 +18,7 @@ mod endpoint;
 mod error;
 mod exchange;
 mod meter;
+mod redirect;
 mod repository;
 mod retry;
 mod transport;

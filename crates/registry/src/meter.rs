@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 /// What has to arrive in the time of a stall.
-const PROGRESS_BYTES: u64 = 16 << 10;
+pub(crate) const PROGRESS_BYTES: u64 = 16 << 10;
 
 /// Counts the time spent waiting for bytes, not that of whoever takes them.
 #[derive(Debug)]
@@ -18,7 +18,10 @@ pub(crate) struct Meter {
 
 /// Too little has arrived for too long.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Stalled;
+pub(crate) struct Stalled {
+    /// How long that was.
+    pub(crate) waited: Duration,
+}
 
 impl Meter {
     pub(crate) fn new(stall: Duration) -> Self {
@@ -30,7 +33,7 @@ impl Meter {
         let started = Instant::now();
         let arrived = timeout(self.stall.saturating_sub(self.waited), arrival).await;
         self.waited += started.elapsed();
-        arrived.map_err(|_elapsed| Stalled)
+        arrived.map_err(|_elapsed| Stalled { waited: self.stall })
     }
 
     /// Takes note of bytes that have arrived.
@@ -39,11 +42,6 @@ impl Meter {
         if self.bytes >= PROGRESS_BYTES {
             *self = Self::new(self.stall);
         }
-    }
-
-    /// How long was waited when it stalled.
-    pub(crate) fn stall(&self) -> Duration {
-        self.stall
     }
 }
 
@@ -59,7 +57,9 @@ mod tests {
             meter.wait(second()).await.unwrap();
             meter.arrived(1);
         }
-        assert_eq!(meter.wait(tokio::time::sleep(Duration::from_secs(2))).await, Err(Stalled));
+        let waited = Duration::from_secs(10);
+        let last = meter.wait(tokio::time::sleep(Duration::from_secs(2))).await;
+        assert_eq!(last, Err(Stalled { waited }));
 
         let mut meter = Meter::new(Duration::from_secs(10));
         for _ in 0..50 {

@@ -7,12 +7,13 @@ use image::{Digest, MAX_DOCUMENT_BYTES, Selector};
 use reqwest::Response;
 use reqwest::header::CONTENT_TYPE;
 
+use crate::answer::Subject;
 use crate::blob::Blob;
-use crate::client::{RegistrySettings, Shared};
+use crate::client::Shared;
 use crate::credentials::Credentials;
 use crate::endpoint::Endpoint;
 use crate::error::RegistryError;
-use crate::exchange::{Exchange, Get, read_bounded};
+use crate::exchange::{Exchange, Get};
 use crate::meter::Meter;
 use crate::retry::RetryPolicy;
 
@@ -22,7 +23,7 @@ const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 /// A mirror that does not work is not worth waiting for.
-const MIRROR_ATTEMPTS: u32 = 2;
+pub(crate) const MIRROR_ATTEMPTS: u32 = 2;
 
 /// A manifest or index as it was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,11 +47,14 @@ struct Inner {
     shared: Arc<Shared>,
     path: String,
     endpoints: Vec<Endpoint>,
-    settings: RegistrySettings,
     credentials: Option<Credentials>,
     /// Who had what was asked for last.
     preferred: AtomicUsize,
 }
+
+/// One of a repository's endpoints, by its place in the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Source(usize);
 
 /// What is to become of an answer.
 #[derive(Clone, Copy, Debug)]
@@ -69,11 +73,10 @@ impl Repository {
         shared: Arc<Shared>,
         path: String,
         endpoints: Vec<Endpoint>,
-        settings: RegistrySettings,
         credentials: Option<Credentials>,
     ) -> Self {
         let preferred = AtomicUsize::new(0);
-        let inner = Inner { shared, path, endpoints, settings, credentials, preferred };
+        let inner = Inner { shared, path, endpoints, credentials, preferred };
         Self { inner: Arc::new(inner) }
     }
 
@@ -100,8 +103,14 @@ impl Repository {
     /// # Errors
     /// See [`RegistryError`].
     pub async fn document(&self, digest: &Digest, bytes: u64) -> Result<Vec<u8>, RegistryError> {
+        let get = self.blob_request(digest, 0);
+        if bytes > MAX_DOCUMENT_BYTES {
+            let registry = self.inner.endpoints.last().map(|endpoint| endpoint.name.clone());
+            let (registry, what) = (registry.unwrap_or_default(), get.what);
+            return Err(RegistryError::TooLarge { registry, what, limit: MAX_DOCUMENT_BYTES });
+        }
         let take = Take::Document { expected: Some(*digest), bytes: Some(bytes) };
-        Ok(self.document_of(&self.blob_request(digest, 0), take).await?.bytes)
+        Ok(self.document_of(&get, take).await?.bytes)
     }
 
     /// Begins to fetch a blob of `bytes` bytes.
@@ -113,25 +122,27 @@ impl Repository {
     }
 
     async fn document_of(&self, get: &Get, take: Take) -> Result<Fetched, RegistryError> {
-        match self.ask(get, take).await? {
+        match self.ask(get, take, &[]).await? {
             (_, Taken::Document(fetched)) => Ok(fetched),
-            (endpoint, Taken::Stream(_)) => {
-                Err(self.exchange(endpoint).protocol(&get.what, "it is not read"))
+            (source, Taken::Stream(_)) => {
+                Err(self.subject(source, &get.what).protocol("it is not read"))
             }
         }
     }
 
-    /// Asks for a blob from `offset` on; returns the answer and who gave it.
+    /// Asks for a blob from `offset` on, but not those who are to be avoided; returns the answer
+    /// and who gave it.
     pub(crate) async fn stream(
         &self,
         digest: &Digest,
         offset: u64,
-    ) -> Result<(String, Response), RegistryError> {
+        avoided: &[Source],
+    ) -> Result<(Source, Response), RegistryError> {
         let get = self.blob_request(digest, offset);
-        match self.ask(&get, Take::Stream).await? {
-            (endpoint, Taken::Stream(response)) => Ok((endpoint.name.clone(), response)),
-            (endpoint, Taken::Document(_)) => {
-                Err(self.exchange(endpoint).protocol(&get.what, "it is read already"))
+        match self.ask(&get, Take::Stream, avoided).await? {
+            (source, Taken::Stream(response)) => Ok((source, response)),
+            (source, Taken::Document(_)) => {
+                Err(self.subject(source, &get.what).protocol("it is read already"))
             }
         }
     }
@@ -153,17 +164,36 @@ impl Repository {
         self.inner.shared.config.retry
     }
 
+    /// Who was asked for what, for messages.
+    pub(crate) fn subject<'a>(&'a self, source: Source, what: &'a str) -> Subject<'a> {
+        let endpoint = self.inner.endpoints.get(source.0);
+        Subject { registry: endpoint.map_or(&self.inner.path, |endpoint| &endpoint.name), what }
+    }
+
+    /// Whether there is someone else to ask.
+    pub(crate) fn is_mirror(&self, source: Source) -> bool {
+        self.inner.endpoints.get(source.0).is_some_and(|endpoint| endpoint.is_mirror)
+    }
+
     /// Asks one endpoint after the other. If none has it, the registry's own error counts.
-    async fn ask(&self, get: &Get, take: Take) -> Result<(&Endpoint, Taken), RegistryError> {
+    async fn ask(
+        &self,
+        get: &Get,
+        take: Take,
+        avoided: &[Source],
+    ) -> Result<(Source, Taken), RegistryError> {
         let preferred = self.inner.preferred.load(Ordering::Relaxed);
         let others = (0..self.inner.endpoints.len()).filter(|index| *index != preferred);
         let mut error = None;
         for index in std::iter::once(preferred).chain(others) {
             let Some(endpoint) = self.inner.endpoints.get(index) else { continue };
+            if avoided.contains(&Source(index)) {
+                continue;
+            }
             match self.ask_endpoint(endpoint, get, take).await {
                 Ok(taken) => {
                     self.inner.preferred.store(index, Ordering::Relaxed);
-                    return Ok((endpoint, taken));
+                    return Ok((Source(index), taken));
                 }
                 Err(failure) if endpoint.is_mirror => {
                     tracing::info!(mirror = endpoint.name, ?failure, "mirror is passed over");
@@ -171,10 +201,9 @@ impl Repository {
                 Err(failure) => error = Some(failure),
             }
         }
-        Err(error.unwrap_or_else(|| RegistryError::Protocol {
-            registry: self.inner.path.clone(),
-            what: get.what.clone(),
-            reason: "the reference names no registry".to_owned(),
+        Err(error.unwrap_or_else(|| {
+            let subject = Subject { registry: &self.inner.path, what: &get.what };
+            subject.protocol("the reference names no registry")
         }))
     }
 
@@ -213,37 +242,52 @@ impl Repository {
         let exchange = self.exchange(endpoint);
         let response = exchange.send(get, &mut meter).await?;
         let Take::Document { expected, bytes } = take else { return Ok(Taken::Stream(response)) };
-        let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let media_type = media_type.map(str::to_owned);
-        let registry = endpoint.name.clone();
-        let (what, limit) =
-            (get.what.clone(), bytes.unwrap_or(MAX_DOCUMENT_BYTES).min(MAX_DOCUMENT_BYTES));
-        let size = |actual| RegistryError::Size {
-            registry: registry.clone(),
-            what: what.clone(),
-            expected: limit,
-            actual,
-        };
-        let body = read_bounded(response, limit, &mut meter, &registry).await?;
-        let body = body.ok_or_else(|| size(limit + 1))?;
-        let length = u64::try_from(body.len()).unwrap_or(u64::MAX);
-        if bytes.is_some_and(|bytes| bytes != length) {
-            return Err(size(length));
-        }
-        let digest = Digest::of(&body);
-        if expected.is_some_and(|expected| expected != digest) {
-            return Err(RegistryError::Digest { registry, what, actual: digest });
-        }
-        Ok(Taken::Document(Fetched { digest, media_type, bytes: body }))
+        let subject = Subject { registry: &endpoint.name, what: &get.what };
+        document(response, subject, expected, bytes, &mut meter).await.map(Taken::Document)
     }
 
     fn exchange<'a>(&'a self, endpoint: &'a Endpoint) -> Exchange<'a> {
         Exchange {
             shared: &self.inner.shared,
             endpoint,
-            settings: &self.inner.settings,
             path: &self.inner.path,
             credentials: self.inner.credentials.as_ref(),
         }
     }
+}
+
+/// Reads an answer as a whole and verifies what is known about it.
+async fn document(
+    response: Response,
+    subject: Subject<'_>,
+    expected: Option<Digest>,
+    bytes: Option<u64>,
+    meter: &mut Meter,
+) -> Result<Fetched, RegistryError> {
+    let (registry, what) = (subject.registry.to_owned(), subject.what.to_owned());
+    let limit = MAX_DOCUMENT_BYTES;
+    if let (Some(bytes), Some(announced)) = (bytes, response.content_length())
+        && bytes != announced
+    {
+        return Err(RegistryError::Size { registry, what, expected: bytes, actual: announced });
+    }
+    let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media_type = media_type.map(str::to_owned);
+    let Some(body) = subject.read(response, bytes.unwrap_or(limit), meter).await? else {
+        return Err(match bytes {
+            Some(expected) => {
+                RegistryError::Size { registry, what, expected, actual: expected + 1 }
+            }
+            None => RegistryError::TooLarge { registry, what, limit },
+        });
+    };
+    let actual = u64::try_from(body.len()).unwrap_or(u64::MAX);
+    if let Some(expected) = bytes.filter(|bytes| *bytes != actual) {
+        return Err(RegistryError::Size { registry, what, expected, actual });
+    }
+    let digest = Digest::of(&body);
+    if expected.is_some_and(|expected| expected != digest) {
+        return Err(RegistryError::Digest { registry, what, actual: digest });
+    }
+    Ok(Fetched { digest, media_type, bytes: body })
 }

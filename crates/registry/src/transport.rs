@@ -1,6 +1,7 @@
 //! HTTP clients: TLS, proxies, name resolution.
 
 use std::collections::HashMap;
+use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,11 +10,12 @@ use reqwest::redirect::Policy;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::address::{FilteredResolver, Reach};
+use crate::address::{FilteredResolver, Reach, proxy_host};
 use crate::error::RegistryError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// What one transfer may have in flight over HTTP/2.
+/// What one transfer may have in flight over HTTP/2. Over HTTP/1.1 hyper's buffer grows to 400 KiB
+/// for each connection that is read.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
@@ -63,10 +65,22 @@ impl Transport {
             builder = builder.no_proxy();
         }
         if setup.reach != Reach::Named {
-            builder = builder.dns_resolver(Arc::new(FilteredResolver(setup.reach)));
+            let proxies = proxies();
+            builder =
+                builder.dns_resolver(Arc::new(FilteredResolver { reach: setup.reach, proxies }));
         }
         builder.build().map_err(|error| RegistryError::Setup(error.into()))
     }
+}
+
+/// Hosts of the proxies that the environment sets.
+fn proxies() -> Vec<String> {
+    let values = ["https_proxy", "http_proxy", "all_proxy"].into_iter().flat_map(|name| {
+        [name.to_owned(), name.to_ascii_uppercase()]
+            .into_iter()
+            .filter_map(|name| env::var(name).ok())
+    });
+    values.filter_map(|value| proxy_host(&value)).collect()
 }
 
 fn tls(ca_files: &[PathBuf]) -> Result<ClientConfig, RegistryError> {
@@ -80,7 +94,10 @@ fn tls(ca_files: &[PathBuf]) -> Result<ClientConfig, RegistryError> {
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| RegistryError::Setup(error.into()))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    // reqwest leaves this to whoever brings the configuration.
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
 }
 
 /// Reads files with certificates, to find the broken ones before they are needed.

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::credentials::Credentials;
@@ -26,8 +26,10 @@ const HUB: &str = "docker.io";
 const HUB_SERVER: &str = "https://index.docker.io/v1/";
 /// A helper's user name that says that the secret is an identity token.
 const TOKEN_USER: &str = "<token>";
+/// What a helper says, by protocol, when it has nothing for a server.
+const HELPER_KNOWS_NOTHING: &str = "credentials not found in native keychain";
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
 struct CredentialsFile {
     auths: BTreeMap<String, Entry>,
@@ -37,7 +39,7 @@ struct CredentialsFile {
     store: Option<String>,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
 struct Entry {
     auth: String,
@@ -174,7 +176,7 @@ async fn ask_helper(name: &str, server: &str) -> Result<Option<Credentials>, Reg
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn();
-    let mut child = match spawned {
+    let child = match spawned {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             tracing::warn!(
                 name,
@@ -184,25 +186,18 @@ async fn ask_helper(name: &str, server: &str) -> Result<Option<Credentials>, Reg
         }
         child => child.map_err(|error| failed(error.to_string()))?,
     };
-    let (input, output) = (child.stdin.take(), child.stdout.take());
-    let talk = async {
-        if let Some(mut input) = input {
-            // A helper that does not read has its reason.
-            input.write_all(server.as_bytes()).await.ok();
-        }
-        let mut answer = Vec::new();
-        if let Some(output) = output {
-            output.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).await?;
-        }
-        Ok::<_, io::Error>((answer, child.wait().await?))
-    };
-    let talked = timeout(HELPER_TIMEOUT, talk).await;
+    let talked = timeout(HELPER_TIMEOUT, talk(child, server)).await;
     let (answer, status) = talked
         .map_err(|_elapsed| failed(format!("no answer within {} s", HELPER_TIMEOUT.as_secs())))?
         .map_err(|error| failed(error.to_string()))?;
+    if u64::try_from(answer.len()).is_ok_and(|length| length > MAX_ANSWER_BYTES) {
+        return Err(failed(format!("answers more than {MAX_ANSWER_BYTES} bytes")));
+    }
     if !status.success() {
-        // What it prints then may be anything, secrets included.
-        tracing::debug!(name, server, %status, "credential helper has nothing");
+        if !answer.starts_with(HELPER_KNOWS_NOTHING.as_bytes()) {
+            // What it prints then may be anything, secrets included.
+            tracing::warn!(name, server, %status, "credential helper fails; going on without credentials");
+        }
         return Ok(None);
     }
     let answer: HelperAnswer =
@@ -211,6 +206,20 @@ async fn ask_helper(name: &str, server: &str) -> Result<Option<Credentials>, Reg
         TOKEN_USER => Credentials::IdentityToken(answer.secret),
         _ => Credentials::Basic { username: answer.username, password: answer.secret },
     }))
+}
+
+/// Tells a helper the server and reads its answer; of one that is too long the beginning.
+async fn talk(mut child: Child, server: &str) -> io::Result<(Vec<u8>, ExitStatus)> {
+    if let Some(mut input) = child.stdin.take() {
+        // A helper that does not read has its reason.
+        input.write_all(server.as_bytes()).await.ok();
+    }
+    let mut answer = Vec::new();
+    if let Some(output) = child.stdout.take() {
+        // The pipe is closed then, which ends a helper that writes without end.
+        output.take(MAX_ANSWER_BYTES + 1).read_to_end(&mut answer).await?;
+    }
+    Ok((answer, child.wait().await?))
 }
 
 #[cfg(test)]

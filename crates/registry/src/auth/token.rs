@@ -6,18 +6,19 @@ use std::time::{Duration, Instant};
 
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
+use serde_json::Value;
 use url::Url;
 
+use crate::answer::{Subject, hint};
 use crate::credentials::Credentials;
-use crate::endpoint::host_and_port;
 use crate::error::RegistryError;
-use crate::exchange::{self, read_bounded};
 use crate::meter::Meter;
 
 const CLIENT_ID: &str = "usnea";
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
 /// What a server means that does not say how long its token is good.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
+const LONGEST_LIFETIME: Duration = Duration::from_secs(86_400);
 /// A token is not used in its last seconds.
 const SLACK: Duration = Duration::from_secs(5);
 
@@ -32,6 +33,8 @@ pub(crate) struct Token {
 #[derive(Debug)]
 pub(crate) struct TokenRequest<'a> {
     pub(crate) client: &'a reqwest::Client,
+    /// The token server, for messages.
+    pub(crate) subject: Subject<'a>,
     pub(crate) realm: Url,
     pub(crate) service: Option<&'a str>,
     pub(crate) scope: &'a str,
@@ -41,39 +44,24 @@ pub(crate) struct TokenRequest<'a> {
 
 #[derive(Deserialize)]
 struct Answer {
+    token: Option<String>,
+    access_token: Option<String>,
+    /// Seconds.
     #[serde(default)]
-    token: String,
-    #[serde(default)]
-    access_token: String,
-    expires_in: Option<u64>,
+    expires_in: Value,
 }
 
 impl TokenRequest<'_> {
     pub(crate) async fn send(&self) -> Result<Token, RegistryError> {
         let asked = Instant::now();
-        let server = host_and_port(&self.realm);
         let mut meter = Meter::new(self.stall);
-        let stalled = || exchange::stalled(&server, self.stall);
-        let sent = meter.wait(self.request().send()).await.map_err(|_stalled| stalled())?;
-        let response = sent.map_err(|error| exchange::connection(&server, error))?;
-        self.check(&server, &response)?;
-        let protocol = |reason: &str| RegistryError::Protocol {
-            registry: server.clone(),
-            what: "a token request".to_owned(),
-            reason: reason.to_owned(),
-        };
-        let body = read_bounded(response, MAX_ANSWER_BYTES, &mut meter, &server).await?;
-        let body = body.ok_or_else(|| protocol("the answer is too long"))?;
-        let answer: Answer =
-            serde_json::from_slice(&body).map_err(|_secret| protocol("the answer is no token"))?;
-        let value = if answer.token.is_empty() { answer.access_token } else { answer.token };
-        if value.is_empty() || value.contains(|c: char| !c.is_ascii_graphic()) {
-            return Err(protocol("the answer is no token"));
-        }
-        let lifetime = answer.expires_in.map_or(DEFAULT_LIFETIME, Duration::from_secs);
-        // A clock that far ahead would overflow.
-        let lifetime = lifetime.saturating_sub(SLACK).min(Duration::from_secs(86_400));
-        Ok(Token { value, good_until: asked + lifetime })
+        let sent = meter.wait(self.request().send()).await;
+        let sent = sent.map_err(|stalled| self.subject.stalled(stalled))?;
+        let response = sent.map_err(|error| self.subject.connection(error))?;
+        let response = self.success(response, &mut meter).await?;
+        let body = self.subject.read(response, MAX_ANSWER_BYTES, &mut meter).await?;
+        let body = body.ok_or_else(|| self.subject.protocol("the answer is too long"))?;
+        parse(&body, asked).ok_or_else(|| self.subject.protocol("the answer is no token"))
     }
 
     fn request(&self) -> reqwest::RequestBuilder {
@@ -99,20 +87,72 @@ impl TokenRequest<'_> {
         }
     }
 
-    fn check(&self, server: &str, response: &Response) -> Result<(), RegistryError> {
-        let status = response.status();
-        if status.is_success() {
-            return Ok(());
-        }
-        let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-        if refused || status == StatusCode::BAD_REQUEST && self.credentials.is_some() {
-            return Err(RegistryError::Denied {
-                registry: server.to_owned(),
+    async fn success(
+        &self,
+        response: Response,
+        meter: &mut Meter,
+    ) -> Result<Response, RegistryError> {
+        let authorized = self.credentials.is_some();
+        match response.status() {
+            status if status.is_success() => Ok(response),
+            // Refused, says OAuth 2 (RFC 6749, 5.2).
+            StatusCode::BAD_REQUEST if authorized => Err(RegistryError::Denied {
+                registry: self.subject.registry.to_owned(),
                 what: self.scope.to_owned(),
                 message: String::new(),
-                hint: exchange::hint(self.credentials.is_some()),
-            });
+                hint: hint(authorized),
+            }),
+            _ => Err(self.subject.failed(response, authorized, meter).await),
         }
-        Err(exchange::unexpected(server, "a token request", response))
+    }
+}
+
+/// Reads a token server's answer; `asked` is when the token's time began.
+fn parse(body: &[u8], asked: Instant) -> Option<Token> {
+    let answer: Answer = serde_json::from_slice(body).ok()?;
+    let value = answer.token.filter(|token| !token.is_empty()).or(answer.access_token)?;
+    if value.is_empty() || value.contains(|c: char| !c.is_ascii_graphic()) {
+        return None;
+    }
+    let lifetime = answer.expires_in.as_u64().map_or(DEFAULT_LIFETIME, Duration::from_secs);
+    // A clock that far ahead would overflow.
+    let lifetime = lifetime.saturating_sub(SLACK).min(LONGEST_LIFETIME);
+    Some(Token { value, good_until: asked + lifetime })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_names_of_a_token_and_any_lifetime_are_understood() {
+        let now = Instant::now();
+        for (answer, value, seconds) in [
+            (r#"{"token":"a","access_token":"b","expires_in":300}"#, "a", 295),
+            (r#"{"token":"","access_token":"b","issued_at":"2026-01-01T00:00:00Z"}"#, "b", 55),
+            (r#"{"token":null,"access_token":"b","expires_in":null}"#, "b", 55),
+            (r#"{"token":"a","expires_in":3}"#, "a", 0),
+            (r#"{"token":"a","expires_in":-1}"#, "a", 55),
+            (r#"{"token":"a","expires_in":18446744073709551615}"#, "a", 86_400),
+        ] {
+            let token = parse(answer.as_bytes(), now).unwrap();
+            assert_eq!(token.value, value, "{answer}");
+            assert_eq!(token.good_until, now + Duration::from_secs(seconds), "{answer}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused() {
+        for answer in [
+            "",
+            "{}",
+            "[]",
+            r#"{"token":""}"#,
+            r#"{"token":"a
+X: y"}"#,
+            r#"{"token":7}"#,
+        ] {
+            assert!(parse(answer.as_bytes(), Instant::now()).is_none(), "{answer}");
+        }
     }
 }
