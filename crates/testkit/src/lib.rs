@@ -19,6 +19,7 @@ pub mod docker_registry;
 pub mod image;
 mod instance;
 pub mod processes;
+pub mod registry;
 mod requests;
 mod stage;
 pub mod valve;
