@@ -6,6 +6,7 @@ use std::{
     process::{Output, Stdio},
 };
 
+use cri_api::v1::{ImageSpec, Mount};
 use it::{BUSYBOX, Scenario};
 use serde_json::{Value, json};
 use testkit::{
@@ -284,8 +285,17 @@ async fn prune_all_spares_what_is_used_or_pinned(t: &mut Scenario) -> Result<(),
     t.own_daemon(Options { config, ..Options::default() }).await?;
     let pinned = import(t, "pinned", &small("pinned"));
     let unused = import(t, "unused", &small("unused"));
+    let mounted = import(t, "mounted", &small("mounted"));
     let pod = t.run_pod().await;
-    t.launch(&pod, t.sleeper("a")).await;
+    let mount = Mount {
+        container_path: "/mounted".to_owned(),
+        image: Some(ImageSpec { image: mounted.clone(), ..ImageSpec::default() }),
+        readonly: true,
+        ..Mount::default()
+    };
+    let spec = t.sleeper("a").with(|config| config.mounts.push(mount));
+    let id = t.launch(&pod, spec).await;
+    assert_eq!(json_of(t, &["inspect", &mounted])["containers"], json!([id]));
     let row = usnea(t, &["list", &pinned]);
     assert!(row.trim_end().ends_with("yes"), "{row}");
     assert_eq!(json_of(t, &["inspect", &pinned])["pinned"], json!(true));
@@ -298,6 +308,9 @@ async fn prune_all_spares_what_is_used_or_pinned(t: &mut Scenario) -> Result<(),
         left.extend(image["repoTags"][0].as_str().map(str::to_owned));
     }
     left.sort();
-    assert_eq!(left, [BUSYBOX.to_owned(), pinned]);
+    let mut expected = [BUSYBOX.to_owned(), pinned, mounted];
+    expected.sort();
+    assert_eq!(left, expected);
+    assert_eq!(t.exec(&id, "cat /mounted/content").await, "mounted");
     Ok(())
 }
