@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use caps::{CapSet, Capability, CapsHashSet};
 use image::Limits;
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, Scope,
 };
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -35,15 +35,6 @@ const NEEDED: [Capability; 5] = [
 const ADDRESS_SPACE_BYTES: u64 = 512 << 20;
 /// Descriptors: the four that were inherited, and a directory for each level of a tree.
 const DESCRIPTORS: u64 = 512;
-
-/// How well the process is confined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Confinement {
-    /// As written.
-    Whole,
-    /// The kernel has no Landlock, or an old one; everything else holds.
-    WithoutLandlock,
-}
 
 /// Why the process could not be confined.
 #[derive(Debug, Error)]
@@ -74,20 +65,30 @@ pub enum ConfineError {
 /// Leaves this process, for good, what unpacking below `target` needs.
 ///
 /// # Errors
-/// [`ConfineError`]; the process must end then, for it may be confined by half.
+/// [`ConfineError`]; the process must end then, for it may be confined by half. A kernel without
+/// Landlock is no error, see [`has_landlock`].
 pub fn confine(
     _alone: SingleThreaded,
     target: &OwnedFd,
     limits: &Limits,
-) -> Result<Confinement, ConfineError> {
+) -> Result<(), ConfineError> {
     let step = |step| move |source| ConfineError::System { step, source };
     prctl::set_no_new_privs().map_err(step("no_new_privs"))?;
     set_undumpable().map_err(step("dumpable"))?;
     limit_resources(limits).map_err(step("resource limits"))?;
     drop_capabilities().map_err(ConfineError::Capabilities)?;
-    let confinement = restrict_files(target)?;
-    syscalls::restrict().map_err(ConfineError::Seccomp)?;
-    Ok(confinement)
+    restrict_files(target)?;
+    syscalls::restrict().map_err(ConfineError::Seccomp)
+}
+
+/// Whether this kernel confines unpackers to their directory. Without, what else [`confine`] takes
+/// away still keeps a layer from running anything, and `unpack_layer` from leaving the directory.
+#[must_use]
+pub fn has_landlock() -> bool {
+    let asked = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(ABI::V1));
+    asked.and_then(Ruleset::create).is_ok()
 }
 
 fn limit_resources(limits: &Limits) -> Result<(), Errno> {
@@ -123,7 +124,7 @@ fn drop_capabilities() -> Result<(), caps::errors::CapsError> {
 }
 
 /// Landlock: files below `target` only, no TCP, no signals and abstract sockets to others.
-fn restrict_files(target: &OwnedFd) -> Result<Confinement, ConfineError> {
+fn restrict_files(target: &OwnedFd) -> Result<(), ConfineError> {
     let directory = target.as_fd().try_clone_to_owned().map_err(ConfineError::Directory)?;
     let restrict = || {
         Ruleset::default()
@@ -134,11 +135,7 @@ fn restrict_files(target: &OwnedFd) -> Result<Confinement, ConfineError> {
             .add_rule(PathBeneath::new(directory, unpacking()))?
             .restrict_self()
     };
-    let status = restrict().map_err(ConfineError::Landlock)?;
-    Ok(match status.ruleset {
-        RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => Confinement::Whole,
-        RulesetStatus::NotEnforced => Confinement::WithoutLandlock,
-    })
+    restrict().map(drop).map_err(ConfineError::Landlock)
 }
 
 /// What unpacking does below the directory: anything but running programs and making devices and

@@ -22,6 +22,6 @@ mod parent;
 mod syscalls;
 
 pub use child::child;
-pub use confine::{Confinement, confine};
+pub use confine::{ConfineError, confine, has_landlock};
 pub use error::{ErrorKind, UnpackerError};
 pub use parent::{Unpacker, Unpacking};

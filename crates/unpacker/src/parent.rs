@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
-use nix::unistd::pipe2;
+use nix::unistd::{Pid, pipe2};
 use sys::pidfd;
 use sys::spawn::{Spawn, spawn};
 
@@ -76,7 +76,8 @@ impl Unpacker {
             new_session: true,
         })
         .map_err(UnpackerError::Start)?;
-        Ok(Unpacking { blob: Some(blob), answer: answer.into(), pidfd: child.pidfd, reaped: false })
+        let (pid, pidfd) = (child.pid, child.pidfd);
+        Ok(Unpacking { blob: Some(blob), answer: answer.into(), pid, pidfd, reaped: false })
     }
 }
 
@@ -93,11 +94,18 @@ fn on_pipe(operation: &'static str) -> impl FnOnce(io::Error) -> UnpackerError {
 pub struct Unpacking {
     blob: Option<OwnedFd>,
     answer: File,
+    pid: Pid,
     pidfd: OwnedFd,
     reaped: bool,
 }
 
 impl Unpacking {
+    /// The process that unpacks.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// The pipe to write the blob's bytes to, and to close at their end; once.
     ///
     /// `EPIPE` says that the unpacker has ended before; [`Unpacking::wait`] says why.
