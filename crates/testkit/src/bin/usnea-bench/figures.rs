@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 pub(crate) enum Unit {
     Milliseconds,
     Kilobytes,
+    Percent,
 }
 
 /// One row of the table.
@@ -35,6 +36,10 @@ impl Figure {
     pub(crate) fn kilobytes(name: &str, samples: &[u64]) -> Self {
         let sizes = samples.iter().map(|&size| f64::from(u32::try_from(size).unwrap_or(u32::MAX)));
         Self::new(name, Unit::Kilobytes, sizes.collect())
+    }
+
+    pub(crate) fn percent(name: &str, sample: f64) -> Self {
+        Self::new(name, Unit::Percent, vec![sample])
     }
 
     fn new(name: &str, unit: Unit, mut samples: Vec<f64>) -> Self {
@@ -68,6 +73,7 @@ impl Figure {
         let unit = match self.unit {
             Unit::Milliseconds => "ms",
             Unit::Kilobytes => "kB",
+            Unit::Percent => "%",
         };
         json!({
             "name": self.name, "unit": unit, "target": self.target, "samples": self.samples.len(),
@@ -79,6 +85,7 @@ impl Figure {
         match self.unit {
             Unit::Milliseconds => format!("{value:.2} ms"),
             Unit::Kilobytes => format!("{value:.0} kB"),
+            Unit::Percent => format!("{value:.1} %"),
         }
     }
 }

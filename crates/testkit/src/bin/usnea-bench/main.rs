@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "for who runs it")]
 
 mod figures;
+mod images;
 mod oci;
 mod pods;
 
@@ -26,7 +27,7 @@ use crate::{
 
 /// The image that all containers run.
 const IMAGE: &str = "usnea.bench/busybox:1";
-const USAGE: &str = "usage: usnea-bench [--rounds N] [--json FILE]";
+const USAGE: &str = "usage: usnea-bench [images] [--rounds N] [--json FILE]";
 
 /// How often everything is done.
 #[derive(Clone, Copy, Debug)]
@@ -50,10 +51,18 @@ impl Rounds {
 /// Not counted rounds.
 const WARM_UP: usize = 5;
 
+/// What is measured.
+#[derive(Clone, Copy, Debug)]
+enum Subject {
+    Pods,
+    Images,
+}
+
 /// The command line.
 #[derive(Debug)]
 enum Arguments {
     Measure {
+        subject: Subject,
         rounds: Rounds,
         json: Option<PathBuf>,
     },
@@ -75,7 +84,15 @@ impl Arguments {
                 rounds,
             });
         }
-        let mut rounds = Rounds { warm_up: WARM_UP, counted: 100 };
+        let (subject, words) = match words {
+            ["images", rest @ ..] => (Subject::Images, rest),
+            all => (Subject::Pods, all),
+        };
+        let counted = match subject {
+            Subject::Pods => 100,
+            Subject::Images => 5,
+        };
+        let mut rounds = Rounds { warm_up: WARM_UP, counted };
         let mut json = None;
         for pair in words.chunks(2) {
             match *pair {
@@ -84,7 +101,7 @@ impl Arguments {
                 _ => return None,
             }
         }
-        Some(Self::Measure { rounds, json })
+        Some(Self::Measure { subject, rounds, json })
     }
 }
 
@@ -92,7 +109,9 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match Arguments::parse(&words) {
-        Some(Arguments::Measure { rounds, json }) => measure(rounds, json.as_deref()),
+        Some(Arguments::Measure { subject, rounds, json }) => {
+            measure(subject, rounds, json.as_deref())
+        }
         Some(Arguments::Inside { runtime, directory, rounds }) => {
             println!("{}", oci::inside(&runtime, &directory, rounds));
             ExitCode::SUCCESS
@@ -104,7 +123,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(rounds: Rounds, file: Option<&Path>) -> ExitCode {
+fn measure(subject: Subject, rounds: Rounds, file: Option<&Path>) -> ExitCode {
     let instance = match Instance::start(Options::default()) {
         Ok(instance) => instance,
         Err(skip) => {
@@ -112,13 +131,22 @@ fn measure(rounds: Rounds, file: Option<&Path>) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    import_image(&instance);
-    let figures = measure_pods(&instance, rounds);
+    let (figures, others, remarks) = match subject {
+        Subject::Pods => {
+            import_image(&instance);
+            let figures = measure_pods(&instance, rounds);
+            let (others, remarks) = oci::compare(&instance, rounds);
+            (figures, others, remarks)
+        }
+        Subject::Images => {
+            let images::Images { usnea, others, remarks } = images::measure(&instance, rounds);
+            (usnea, others, remarks)
+        }
+    };
     println!("{}", table("Usnea, at the socket", &figures));
     if !instance.account().is_dedicated() {
         println!("Only root may see the memory of shims and daemon.\n");
     }
-    let (others, remarks) = oci::compare(&instance, rounds);
     println!("{}", table("other runtimes, by their commands", &others));
     for remark in remarks {
         println!("{remark}");
