@@ -51,7 +51,7 @@ pub struct Plan {
     pub seccomp_program: Option<PathBuf>,
     /// What is mounted at `root.path` of the specification.
     pub rootfs: RootFs,
-    /// What the specification binds from where it is attached before.
+    /// What the specification binds from where only the helper has it attached.
     #[serde(default)]
     pub image_mounts: Vec<ImageMount>,
 }
@@ -63,7 +63,8 @@ pub struct ImageMount {
     pub lower: Vec<String>,
     /// What of it, if not all.
     pub sub_path: Option<PathBuf>,
-    /// Where it is attached while the container is being made; made when absent.
+    /// Where the specification binds it from; made when absent. The mounts of one container lie in one directory, and
+    /// none of them is called `empty`.
     pub mount_point: PathBuf,
 }
 
@@ -262,12 +263,13 @@ fn create(proof: &SingleThreaded, plan: &Plan, streams: Streams) -> Result<i32, 
     if let (Some(path), Some(profile)) = (&plan.seccomp_program, specification::seccomp(&spec)) {
         ensure_program(path, profile)?;
     }
-    // The container binds them in a mount namespace of its own, so that they are needed here no longer.
-    let _attached = images::attach(proof, plan)?;
+    let images = images::prepare(proof, plan)?;
     let mount = rootfs::assemble(proof, &plan.rootfs, &spec)?;
     let spec = specification::fit(spec, &at)?;
     rootfs::attach(&mount, &at)?;
-    let created = call_libcontainer(proof, plan, &spec, streams);
+    // After the root is mounted: from here on this process may have a mount namespace that its parent does not share.
+    let created =
+        images::attach(proof, images).and_then(|()| call_libcontainer(proof, plan, &spec, streams));
     if created.is_err() {
         // The error at hand says more than one of these could, and the caller undoes them once more.
         unmount_rootfs(&at).ok();
@@ -282,7 +284,6 @@ fn call_libcontainer(
     spec: &Spec,
     streams: Streams,
 ) -> Result<i32, RuntimeError> {
-    // After the root is mounted: this may leave the mount namespace that the caller shares.
     cgroups::make_read_only(proof)?;
     init::create(proof, plan, spec, streams)
 }

@@ -269,6 +269,7 @@ fn wait_for_report(helper: &Child, report: &OwnedFd) -> Result<(), ShimError> {
 fn ended(pid: Pid, source: Errno) -> ShimError {
     ShimError::InitEnded { pid: pid.as_raw(), source }
 }
+
 fn image_mount(mount: &v1::ImageMount) -> ImageMount {
     ImageMount {
         lower: mount.lower.clone(),

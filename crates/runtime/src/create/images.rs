@@ -1,4 +1,8 @@
 //! Images that a container mounts: attached beside its root, for libcontainer to bind from.
+//!
+//! Every image becomes an overlay, one with a single layer too: an overlay without an upper directory cannot be written
+//! to by any mount of it, so that not even a privileged container changes layers that others use, and locks and FIFOs
+//! are those of one container.
 
 use std::{
     fs::{self, File},
@@ -9,114 +13,137 @@ use std::{
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
+    sched::{CloneFlags, unshare},
     sys::stat::{Mode, SFlag, fstat},
 };
 use sys::{
-    beneath::{self, BeneathError, Resolve},
-    mount::{self, MountAttributes, Overlay},
+    beneath::{self, Resolve},
+    fd::proc_path,
+    mount::{self, FsContext, MountAttributes, Overlay},
     process::SingleThreaded,
 };
 
-use super::{ImageMount, Plan, rootfs, unmount_rootfs};
+use super::{Plan, rootfs, unmount_rootfs};
 use crate::error::{Refusal, RuntimeError};
 
+/// Programs may be executed, set-user-id ones as in the container's own image.
 const ATTRIBUTES: MountAttributes =
     MountAttributes { read_only: true, no_dev: true, no_suid: false, no_exec: false };
 
-/// Images that are attached in the mount namespace of the helper's pod, until this is dropped.
-#[derive(Debug, Default)]
-pub(super) struct Attached(Vec<PathBuf>);
+/// Beside the mount points, which have numbers for names: an empty directory.
+const EMPTY: &str = "empty";
 
-impl Drop for Attached {
-    fn drop(&mut self) {
-        for path in &self.0 {
-            // What cannot be taken away goes with the pod.
-            unmount_rootfs(path).ok();
-        }
-    }
+/// An image that is mounted without a path yet.
+#[derive(Debug)]
+pub(super) struct Prepared<'a> {
+    mount_point: &'a Path,
+    whole: OwnedFd,
+    /// What of it is wanted, if not all.
+    part: Option<OwnedFd>,
 }
 
-/// Attaches what the plan says.
-pub(super) fn attach(proof: &SingleThreaded, plan: &Plan) -> Result<Attached, RuntimeError> {
-    let mut attached = Attached::default();
-    for image in &plan.image_mounts {
-        let tree = tree(proof, &plan.rootfs.layers_dir, image)?;
-        attach_at(&tree, &image.mount_point)?;
-        attached.0.push(image.mount_point.clone());
-    }
-    Ok(attached)
-}
-
-/// A detached mount of what is wanted of the image.
-fn tree(
+/// Mounts what the plan says, and makes the mount points.
+pub(super) fn prepare<'a>(
     proof: &SingleThreaded,
-    layers_dir: &Path,
-    image: &ImageMount,
-) -> Result<OwnedFd, RuntimeError> {
-    if image.lower.is_empty() {
-        let at = &image.mount_point;
-        fs::create_dir_all(at).map_err(RuntimeError::file("make", at))?;
+    plan: &'a Plan,
+) -> Result<Vec<Prepared<'a>>, RuntimeError> {
+    let prepared = plan.image_mounts.iter().map(|image| {
+        let empty = empty(&image.mount_point);
+        fs::create_dir_all(&empty).map_err(RuntimeError::file("make", &empty))?;
+        let whole = whole(proof, &plan.rootfs.layers_dir, &image.lower, &empty)?;
+        let part = image.sub_path.as_deref().map(|path| part(&whole, path)).transpose()?;
+        make_mount_point(part.as_ref().unwrap_or(&whole), &image.mount_point)?;
+        Ok(Prepared { mount_point: &image.mount_point, whole, part })
+    });
+    prepared.collect()
+}
+
+/// Attaches the images in a mount namespace of this process's own, which goes with it, however it ends.
+pub(super) fn attach(
+    _proof: &SingleThreaded,
+    images: Vec<Prepared<'_>>,
+) -> Result<(), RuntimeError> {
+    if images.is_empty() {
+        return Ok(());
     }
-    let whole = whole(proof, layers_dir, image)?;
-    let Some(path) = &image.sub_path else { return Ok(whole) };
-    let refused = |source: BeneathError| Refusal::SubPath { path: path.clone(), source };
-    // Links of the image are followed as far as they stay in it.
-    let part = beneath::open(&whole, path, Resolve::Beneath, OFlag::O_PATH, Mode::empty());
-    let part = part.map_err(refused)?;
-    let tree = mount::clone_tree(part.as_fd(), Path::new(""), false);
-    let tree = tree.map_err(RuntimeError::system("open_tree"))?;
-    set_attributes(&tree)?;
-    Ok(tree)
+    unshare(CloneFlags::CLONE_NEWNS).map_err(RuntimeError::system("unshare"))?;
+    images.into_iter().try_for_each(|image| match &image.part {
+        None => attach_at(&image.whole, image.mount_point),
+        Some(part) => {
+            // Before Linux 6.15 only what is attached can be cloned.
+            let place = empty(image.mount_point);
+            attach_at(&image.whole, &place)?;
+            let tree = mount::clone_tree(part.as_fd(), Path::new(""), false)
+                .map_err(RuntimeError::system("open_tree"))?;
+            unmount_rootfs(&place)?;
+            attach_at(&tree, image.mount_point)
+        }
+    })
+}
+
+fn empty(mount_point: &Path) -> PathBuf {
+    mount_point.with_file_name(EMPTY)
 }
 
 fn whole(
     _proof: &SingleThreaded,
     layers_dir: &Path,
-    image: &ImageMount,
+    lower: &[String],
+    empty: &Path,
 ) -> Result<OwnedFd, RuntimeError> {
-    let (layers, dir) = (image.lower.len(), layers_dir.to_owned());
-    let failed = |source| RuntimeError::Overlay { layers, layers_dir: dir, source };
-    let mounted = || match image.lower.as_slice() {
-        // An empty image is shown as the empty directory that it will be attached to.
-        [] => clone(&image.mount_point),
-        // Overlayfs without an upper directory wants two lower ones.
-        [only] => clone(&layers_dir.join(only)),
-        several => {
-            let lower = rootfs::lower(several)?;
-            // Relative names keep within the 255 bytes of an option; see the root's overlay.
-            nix::unistd::chdir(layers_dir)?;
-            mount::overlay(&Overlay { lower: &lower, upper: None })
+    let mounted = || {
+        if lower.is_empty() {
+            return nothing();
         }
+        // Overlayfs without an upper directory wants two lower ones. This one by descriptor, the others by relative
+        // names, because an option keeps within 255 bytes; see the root's overlay.
+        let empty = open(empty, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        let filler = proc_path(&empty).display().to_string();
+        let filler = (lower.len() == 1).then_some(&filler);
+        let lower = rootfs::lower(lower.iter().chain(filler))?;
+        nix::unistd::chdir(layers_dir)?;
+        mount::overlay(&Overlay { lower: &lower, upper: None })
     };
-    let mounted = mounted().map_err(failed);
+    let mounted = mounted().map_err(|source| RuntimeError::Overlay {
+        layers: lower.len(),
+        layers_dir: layers_dir.to_owned(),
+        source,
+    });
     nix::unistd::chdir("/").map_err(RuntimeError::system("chdir /"))?;
     let mounted = mounted?;
-    set_attributes(&mounted)?;
+    mount::set_attributes(&mounted, ATTRIBUTES, None, false)
+        .map_err(RuntimeError::system("mount_setattr"))?;
     Ok(mounted)
 }
 
-fn clone(directory: &Path) -> Result<OwnedFd, Errno> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    mount::clone_tree(open(directory, flags, Mode::empty())?.as_fd(), Path::new(""), false)
+/// What an image without layers shows.
+fn nothing() -> Result<OwnedFd, Errno> {
+    let context = FsContext::open(c"tmpfs")?;
+    context.set(c"mode", c"0755")?;
+    // Room for its root, should a privileged container make it writable.
+    context.set(c"nr_inodes", c"1")?;
+    context.set_flag(c"ro")?;
+    context.mount(ATTRIBUTES)
 }
 
-fn set_attributes(tree: &OwnedFd) -> Result<(), RuntimeError> {
-    mount::set_attributes(tree, ATTRIBUTES, Some(mount::Propagation::Private), false)
-        .map_err(RuntimeError::system("mount_setattr"))
+/// Opens what is wanted of an image. Its symbolic links are followed as long as they stay in it.
+fn part(whole: &OwnedFd, path: &Path) -> Result<OwnedFd, RuntimeError> {
+    beneath::open(whole, path, Resolve::Beneath, OFlag::O_PATH, Mode::empty())
+        .map_err(|source| Refusal::SubPath { path: path.to_owned(), source }.into())
 }
 
-/// Puts a tree, whose root may be a file, at `path`.
+/// Makes what `shown` can be attached to: a directory or a file.
+fn make_mount_point(shown: &OwnedFd, path: &Path) -> Result<(), RuntimeError> {
+    let stat = fstat(shown).map_err(RuntimeError::system("fstat"))?;
+    let made = if beneath::file_type(&stat) == SFlag::S_IFDIR {
+        fs::create_dir_all(path)
+    } else {
+        File::create(path).map(drop)
+    };
+    made.map_err(RuntimeError::file("make", path))
+}
+
 fn attach_at(tree: &OwnedFd, path: &Path) -> Result<(), RuntimeError> {
-    let stat = fstat(tree).map_err(RuntimeError::system("fstat"))?;
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    let made = fs::create_dir_all(parent).and_then(|()| {
-        if beneath::file_type(&stat) == SFlag::S_IFDIR {
-            fs::create_dir_all(path)
-        } else {
-            File::create(path).map(drop)
-        }
-    });
-    made.map_err(RuntimeError::file("make", path))?;
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     open(path, flags, Mode::empty())
         .and_then(|target| mount::attach(tree, target))

@@ -92,8 +92,10 @@ fn mount_overlay(_proof: &SingleThreaded, plan: &RootFs) -> Result<OwnedFd, Runt
 }
 
 /// Names of layers as the kernel takes them.
-pub(super) fn lower(names: &[String]) -> Result<Vec<CString>, Errno> {
-    names.iter().map(|name| c_string(Path::new(name))).collect()
+pub(super) fn lower<'a>(
+    names: impl IntoIterator<Item = &'a String>,
+) -> Result<Vec<CString>, Errno> {
+    names.into_iter().map(|name| c_string(Path::new(name))).collect()
 }
 
 fn c_string(path: &Path) -> Result<CString, Errno> {

@@ -22,7 +22,7 @@ use crate::{
 
 type Case = fn(&Node);
 
-pub(crate) const ALL: [(&str, Case); 13] = [
+pub(crate) const ALL: [(&str, Case); 15] = [
     ("a_program_starts_as_specified", a_program_starts_as_specified),
     ("a_missing_program_is_told_at_start", a_missing_program_is_told_at_start),
     ("exec_is_confined_like_the_container", exec_is_confined_like_the_container),
@@ -32,6 +32,8 @@ pub(crate) const ALL: [(&str, Case); 13] = [
     ("a_working_directory_is_made_where_it_lies", a_working_directory_is_made_where_it_lies),
     ("a_missing_mount_source_is_refused", a_missing_mount_source_is_refused),
     ("mounts_follow_links_inside_the_root_only", mounts_follow_links_inside_the_root_only),
+    ("images_are_mounted_for_the_container_alone", images_are_mounted_for_the_container_alone),
+    ("a_path_out_of_an_image_is_refused", a_path_out_of_an_image_is_refused),
     ("a_pid_namespace_is_joined_by_descriptor", a_pid_namespace_is_joined_by_descriptor),
     ("masked_comparisons_mean_what_they_say", masked_comparisons_mean_what_they_say),
     ("the_cgroup_is_kept_on_every_host", the_cgroup_is_kept_on_every_host),
@@ -212,6 +214,40 @@ fn mounts_follow_links_inside_the_root_only(node: &Node) {
     assert_eq!(container.start(), ExecStatus::Running);
     assert_eq!(container.finish().0, "content\ncontent\n");
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0, "nothing was made outside");
+}
+
+fn images_are_mounted_for_the_container_alone(node: &Node) {
+    let script = "ls /0 /1 /2; cat /3 /4/file; \
+                  for n in 0 1 2 4; do (: > /$n/new) 2>&1 | grep -o 'Read-only.*'; done";
+    let mut recipe = Recipe::new(node, "volumes", &["sh", "-c", script]);
+    for layer in ["one", "two"] {
+        fs::create_dir_all(recipe.directory.join(layer).join("dir")).unwrap();
+        fs::write(recipe.directory.join(layer).join("dir/file"), layer).unwrap();
+        fs::write(recipe.directory.join(layer).join(format!("only-{layer}")), "").unwrap();
+    }
+    recipe.mount_image(&["one"], None);
+    recipe.mount_image(&["two", "one"], None);
+    recipe.mount_image(&[], None);
+    recipe.mount_image(&["two", "one"], Some("dir/file"));
+    recipe.mount_image(&["one"], Some("dir"));
+    let mut container = recipe.create();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains("/images/"), "{mounts}");
+    assert_eq!(container.start(), ExecStatus::Running);
+    let listed = "/0:\ndir\nonly-one\n\n/1:\ndir\nonly-one\nonly-two\n\n/2:\n";
+    let refused = "Read-only file system\n".repeat(4);
+    assert_eq!(container.finish().0, format!("{listed}twoone{refused}"));
+}
+
+fn a_path_out_of_an_image_is_refused(node: &Node) {
+    for (name, target) in [("absolute", "/"), ("relative", "../.."), ("missing", "none")] {
+        let mut recipe = Recipe::new(node, name, &["/bin/true"]);
+        fs::create_dir(recipe.directory.join("image")).unwrap();
+        symlink(target, recipe.directory.join("image/link")).unwrap();
+        recipe.mount_image(&["image"], Some("link"));
+        let message = refused(recipe);
+        assert!(message.starts_with("path link in the image: "), "{message}");
+    }
 }
 
 fn a_pid_namespace_is_joined_by_descriptor(node: &Node) {

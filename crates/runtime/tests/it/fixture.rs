@@ -16,7 +16,7 @@ use nix::{
 };
 use oci_spec::runtime::Spec;
 use runtime::{
-    create::{Plan, Report, RootFs, fds, read_report},
+    create::{ImageMount, Plan, Report, RootFs, fds, read_report},
     exec::{Program, Started, Stdio, Target},
     start::{ExecStatus, read_exec_status, release},
 };
@@ -36,6 +36,7 @@ pub(crate) struct Recipe<'a> {
     pub(crate) spec: Value,
     pub(crate) directory: PathBuf,
     pub(crate) pid_namespace: Option<OwnedFd>,
+    pub(crate) image_mounts: Vec<ImageMount>,
 }
 
 impl<'a> Recipe<'a> {
@@ -51,11 +52,26 @@ impl<'a> Recipe<'a> {
             spec: specification(id, argv),
             directory,
             pid_namespace: None,
+            image_mounts: Vec::new(),
         }
     }
 
     pub(crate) fn layer(&self) -> PathBuf {
         self.directory.join("layer")
+    }
+
+    /// Mounts `sub_path` of the image that consists of the directories `lower` at `/` and its own number.
+    pub(crate) fn mount_image(&mut self, lower: &[&str], sub_path: Option<&str>) {
+        let name = self.image_mounts.len().to_string();
+        let mount_point = self.directory.join("images").join(&name);
+        let mount = json!({"destination": format!("/{name}"), "type": "bind", "source": mount_point,
+                           "options": ["rbind", "ro"]});
+        self.spec["mounts"].as_array_mut().unwrap().push(mount);
+        self.image_mounts.push(ImageMount {
+            lower: lower.iter().map(|&name| name.to_owned()).collect(),
+            sub_path: sub_path.map(PathBuf::from),
+            mount_point,
+        });
     }
 
     fn plan(&self) -> Plan {
@@ -70,7 +86,7 @@ impl<'a> Recipe<'a> {
                 upper_dir: self.directory.join("upper"),
                 work_dir: self.directory.join("work"),
             },
-            image_mounts: Vec::new(),
+            image_mounts: self.image_mounts.clone(),
         }
     }
 
