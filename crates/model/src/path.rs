@@ -20,7 +20,7 @@ macro_rules! checked_path {
         pub struct $name(PathBuf);
 
         impl $name {
-            /// The path, after cleaning.
+            /// The path, as far as its kind is cleaned.
             #[must_use]
             pub fn as_path(&self) -> &Path {
                 &self.0
@@ -48,7 +48,7 @@ checked_path! {
     LogPath
 }
 checked_path! {
-    /// Path in an image that is mounted; relative, without `..`.
+    /// Path in an image that is mounted; relative, without `..`. `.` is all of it.
     SubPath
 }
 checked_path! {
@@ -109,21 +109,26 @@ impl LogPath {
     /// # Errors
     /// When it is absolute or contains `..`.
     pub fn parse(field: &str, text: &str) -> Result<Self, InvalidField> {
-        check_relative(field, text, "the sandbox's log_directory").map(Self)
+        let path = check_relative(field, text, "the sandbox's log_directory")?;
+        let path: PathBuf = path.components().filter(|c| *c != Component::CurDir).collect();
+        if path.as_os_str().is_empty() {
+            return Err(InvalidField::new(field, text, "names no file"));
+        }
+        Ok(Self(path))
     }
 }
 
 impl SubPath {
-    /// Checks a path in an image.
+    /// Checks a path in an image, and keeps it as it is: clients get it back.
     ///
     /// # Errors
     /// When it is absolute or contains `..`.
     pub fn parse(field: &str, text: &str) -> Result<Self, InvalidField> {
-        check_relative(field, text, "the image's root").map(Self)
+        check_relative(field, text, "the image's root").map(|path| Self(path.to_owned()))
     }
 }
 
-fn check_relative(field: &str, text: &str, base: &str) -> Result<PathBuf, InvalidField> {
+fn check_relative<'a>(field: &str, text: &'a str, base: &str) -> Result<&'a Path, InvalidField> {
     let path = check(field, text)?;
     let refuse = |reason: &str| Err(InvalidField::new(field, text, reason));
     if path.is_absolute() {
@@ -131,10 +136,6 @@ fn check_relative(field: &str, text: &str, base: &str) -> Result<PathBuf, Invali
     }
     if path.components().any(|c| c == Component::ParentDir) {
         return refuse("contains `..`");
-    }
-    let path: PathBuf = path.components().filter(|c| *c != Component::CurDir).collect();
-    if path.as_os_str().is_empty() {
-        return refuse("names no file");
     }
     Ok(path)
 }
@@ -219,6 +220,17 @@ mod tests {
         let parse = |text| LogPath::parse("log_path", text);
         assert_eq!(parse("a/./b.log").expect("ok").as_path(), Path::new("a/b.log"));
         for bad in ["", "/var/log/x", "../x", "a/../../x", "a/..", ".", "a\0", "a\nb"] {
+            parse(bad).expect_err(bad);
+        }
+    }
+
+    #[test]
+    fn sub_paths_are_kept_as_given() {
+        let parse = |text| SubPath::parse("image_sub_path", text);
+        for good in ["a", "./a//b/", ".", "..a/b.."] {
+            assert_eq!(parse(good).expect(good).to_string(), good);
+        }
+        for bad in ["", "/", "/a", "..", "../a", "a/..", "a/../../b", "a\0", "a\nb"] {
             parse(bad).expect_err(bad);
         }
     }
