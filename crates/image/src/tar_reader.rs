@@ -13,6 +13,7 @@ use tar::{EntryType, Header};
 use crate::error::{EntryFault, ImageError, LimitFault};
 use crate::stream::{ArchiveSource, LayerStream, StreamError, StreamSummary};
 
+mod number;
 mod pax;
 
 use pax::PaxRecords;
@@ -22,6 +23,10 @@ const BLOCK_BYTES: u64 = 512;
 /// Where `typeflag` is in a header.
 const TYPE_OFFSET: usize = 156;
 
+/// Permission bits, set-id bits and the sticky bit.
+const MODE_BITS: u64 = 0o7777;
+/// The largest size that a header has as eleven octal digits.
+const MAX_OCTAL_SIZE: u64 = 0o777_7777_7777;
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -91,8 +96,8 @@ impl<S: ArchiveSource> TarReader<S> {
                 return if extensions.is_empty() { Ok(None) } else { Err(self.malformed()) };
             };
             let entry_type = header.entry_type();
-            let size = self.number(header.entry_size())?;
-            let duplicate = match entry_type {
+            let size = self.unsigned(&header.as_old().size)?;
+            let ambiguous = match entry_type {
                 EntryType::GNULongName => {
                     let name = self.long_name(size)?;
                     extensions.path.replace(name).is_some()
@@ -105,10 +110,13 @@ impl<S: ArchiveSource> TarReader<S> {
                     let records = self.pax_records(size)?;
                     extensions.pax.replace(records).is_some()
                 }
-                EntryType::XGlobalHeader => self.pax_records(size)?.changes_entries(),
+                // Between an entry and its extensions it makes some readers forget these.
+                EntryType::XGlobalHeader => {
+                    self.pax_records(size)?.changes_entries() || !extensions.is_empty()
+                }
                 _ => return self.entry(&header, size, extensions).map(Some),
             };
-            if duplicate {
+            if ambiguous {
                 return Err(self.refused(EntryFault::Ambiguous));
             }
         }
@@ -145,10 +153,10 @@ impl<S: ArchiveSource> TarReader<S> {
         let link = link.map_err(ambiguous)?;
         let kind = kind(header, &path_bytes, &pax).map_err(ambiguous)?;
         let size = match pax.size {
-            Some(size) if header_size != 0 && header_size != size => {
-                return Err(self.refused(EntryFault::Ambiguous));
-            }
-            Some(size) => size,
+            // Whoever does not know the record takes the header's size, and what follows it for
+            // the next header. Only a size that the header cannot have may differ.
+            Some(size) if header_size == size || header_size == 0 && size > MAX_OCTAL_SIZE => size,
+            Some(_) => return Err(self.refused(EntryFault::Ambiguous)),
             None => header_size,
         };
         // Some readers take content of links and directories for the next header, some skip it.
@@ -158,14 +166,15 @@ impl<S: ArchiveSource> TarReader<S> {
         self.expect_content(size)?;
         let link = link.or_else(|| header.link_name_bytes().map(|bytes| bytes.into_owned()));
         let raw = header.as_old();
-        let seconds = i64::try_from(self.optional(&raw.mtime, header.mtime())?).unwrap_or(0);
+        let seconds = self.signed(&raw.mtime)?;
+        let mode = self.unsigned(&raw.mode)?;
         Ok(Entry {
             path: path_bytes,
             link: link.unwrap_or_default(),
             kind,
-            mode: self.optional(&raw.mode, header.mode())? & 0o7777,
-            uid: pax.uid.map_or_else(|| self.optional(&raw.uid, header.uid()), Ok)?,
-            gid: pax.gid.map_or_else(|| self.optional(&raw.gid, header.gid()), Ok)?,
+            mode: u32::try_from(mode & MODE_BITS).unwrap_or(0),
+            uid: pax.uid.map_or_else(|| self.unsigned(&raw.uid), Ok)?,
+            gid: pax.gid.map_or_else(|| self.unsigned(&raw.gid), Ok)?,
             mtime: pax.mtime.unwrap_or((seconds, 0)),
             size,
             xattrs: pax.xattrs,
@@ -232,11 +241,11 @@ impl<S: ArchiveSource> TarReader<S> {
         }
         let header = Header::from_byte_slice(&block).clone();
         let unchecked = block.iter().enumerate().map(|(index, byte)| match index {
-            148..156 => u32::from(b' '),
-            _ => u32::from(*byte),
+            148..156 => u64::from(b' '),
+            _ => u64::from(*byte),
         });
-        match header.cksum() {
-            Ok(sum) if sum == unchecked.sum::<u32>() => Ok(Some(header)),
+        match self.unsigned(&header.as_old().cksum)? {
+            sum if sum == unchecked.sum::<u64>() => Ok(Some(header)),
             _ => Err(self.malformed()),
         }
     }
@@ -267,16 +276,13 @@ impl<S: ArchiveSource> TarReader<S> {
         Ok(())
     }
 
-    fn number<T>(&self, parsed: io::Result<T>) -> Result<T, ImageError> {
-        parsed.or(Err(self.malformed()))
+    fn unsigned(&self, field: &[u8]) -> Result<u64, ImageError> {
+        let number = number::parse(field).and_then(|number| u64::try_from(number).ok());
+        number.ok_or_else(|| self.malformed())
     }
 
-    /// A number that a writer may leave out: a field of NULs and blanks is 0, as other readers have it.
-    fn optional<T: Default>(&self, field: &[u8], parsed: io::Result<T>) -> Result<T, ImageError> {
-        match field.iter().all(|byte| matches!(byte, 0 | b' ')) {
-            true => Ok(T::default()),
-            false => self.number(parsed),
-        }
+    fn signed(&self, field: &[u8]) -> Result<i64, ImageError> {
+        number::parse(field).ok_or_else(|| self.malformed())
     }
 
     fn malformed(&self) -> ImageError {
