@@ -343,6 +343,37 @@ pub enum ImageError {
         #[source]
         source: LimitFault,
     },
+    /// A layer was unpacked without a transcript of its archive.
+    #[error("layer {diff_id} cannot be exported: remove its images and pull them again")]
+    NoTranscript {
+        /// The layer.
+        diff_id: Digest,
+    },
+    /// The transcript of a layer's archive cannot be read.
+    #[error("read the transcript of layer {diff_id}")]
+    Transcript {
+        /// The layer.
+        diff_id: Digest,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A layer has more content than is kept that its own later entries replace.
+    #[error("layer {diff_id} cannot be exported: its archive has {path:?} several times")]
+    ContentLost {
+        /// The layer.
+        diff_id: Digest,
+        /// The path whose first content is gone.
+        path: String,
+    },
+    /// A file of a layer is not what was unpacked.
+    #[error("file {path:?} of layer {diff_id} was changed or removed")]
+    LayerChanged {
+        /// The layer.
+        diff_id: Digest,
+        /// The file.
+        path: String,
+    },
     /// The process that unpacks layers failed.
     #[error("unpack a layer in a process of its own")]
     Unpacker {

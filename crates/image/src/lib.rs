@@ -18,6 +18,7 @@ mod source;
 mod store;
 mod stream;
 mod tar_reader;
+mod transcript;
 mod unpack;
 
 pub use config::ImageConfig;
@@ -29,4 +30,6 @@ pub use store::{
     Collected, FsUsage, Image, ImportOptions, LayerBlob, Problem, Reservation, StagedLayer, Store,
 };
 pub use stream::Limits;
-pub use unpack::{InProcess, LayerSummary, Ownership, Unpack, UnpackOptions, unpack_layer};
+pub use unpack::{
+    InProcess, LayerSummary, Ownership, Unpack, UnpackOptions, unpack_layer, unpack_layer_recording,
+};

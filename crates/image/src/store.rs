@@ -3,7 +3,7 @@
 //! ```text
 //! .lock                     taken while records change and directories are renamed
 //! images/<hex>.json         one record per image
-//! layers/sha256-<hex>/      one directory per diff id: fs/ and layer.json
+//! layers/sha256-<hex>/      one directory per diff id: fs/, transcript.zst, layer.json
 //! layers/.tmp-*             being unpacked or deleted; swept unless its maker lives
 //! blobs/sha256/<hex>        configurations and manifests
 //! ```
@@ -29,6 +29,7 @@ use crate::unpack::{Unpack, UnpackOptions};
 mod collect;
 mod commit;
 mod directory;
+mod export;
 mod import;
 mod lookup;
 mod record;

@@ -12,6 +12,7 @@ use tar::{EntryType, Header};
 
 use crate::error::{EntryFault, ImageError, LimitFault};
 use crate::stream::{ArchiveSource, LayerStream, StreamError, StreamSummary};
+use crate::transcript::Recorder;
 
 mod number;
 mod pax;
@@ -22,11 +23,11 @@ const BLOCK: usize = 512;
 const BLOCK_BYTES: u64 = 512;
 /// Where `typeflag` is in a header.
 const TYPE_OFFSET: usize = 156;
-
 /// Permission bits, set-id bits and the sticky bit.
 const MODE_BITS: u64 = 0o7777;
 /// The largest size that a header has as eleven octal digits.
 const MAX_OCTAL_SIZE: u64 = 0o777_7777_7777;
+
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -72,8 +73,9 @@ impl Extensions {
 }
 
 /// The entries of an archive, one after the other.
-pub(crate) struct TarReader<S> {
+pub(crate) struct TarReader<'w, S> {
     stream: S,
+    recorder: Recorder<'w>,
     /// Bytes of the current entry's content that have not been read.
     remaining: u64,
     /// Bytes between the content and the next header.
@@ -82,9 +84,18 @@ pub(crate) struct TarReader<S> {
     current: String,
 }
 
-impl<S: ArchiveSource> TarReader<S> {
+impl<'w, S: ArchiveSource> TarReader<'w, S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self { stream, remaining: 0, padding: 0, current: String::new() }
+        Self::recording(stream, Recorder::silent())
+    }
+
+    /// Has `recorder` write down what [`TarReader::read`] does not return.
+    pub(crate) fn recording(stream: S, recorder: Recorder<'w>) -> Self {
+        Self { stream, recorder, remaining: 0, padding: 0, current: String::new() }
+    }
+
+    pub(crate) fn recorder(&mut self) -> &mut Recorder<'w> {
+        &mut self.recorder
     }
 
     /// The next entry, whatever of the previous one's content was read; `None` at the end.
@@ -122,13 +133,13 @@ impl<S: ArchiveSource> TarReader<S> {
         }
     }
 
-    /// Reads content of the current entry; 0 at its end.
+    /// Reads content of the current entry, which is not recorded; 0 at its end.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, ImageError> {
         let wanted = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(buffer.len());
         if wanted == 0 {
             return Ok(0);
         }
-        let count = self.read_some(&mut buffer[..wanted])?;
+        let count = self.read_stream(&mut buffer[..wanted])?;
         if count == 0 {
             return Err(truncated());
         }
@@ -218,9 +229,18 @@ impl<S: ArchiveSource> TarReader<S> {
     }
 
     fn skip_content(&mut self) -> Result<(), ImageError> {
-        let count = self.remaining.saturating_add(self.padding);
+        let mut count = self.remaining.saturating_add(self.padding);
         (self.remaining, self.padding) = (0, 0);
-        self.stream.skip(count).map_err(|error| stream_error(error, &self.current))
+        if !self.recorder.listens() {
+            return self.stream.skip(count).map_err(|error| stream_error(error, &self.current));
+        }
+        let mut passed = [0; 8 * BLOCK];
+        while count > 0 {
+            let wanted = usize::try_from(count).unwrap_or(usize::MAX).min(passed.len());
+            self.read_exactly(&mut passed[..wanted])?;
+            count -= u64::try_from(wanted).unwrap_or(count);
+        }
+        Ok(())
     }
 
     /// Where the current entry's content begins, in the uncompressed archive, if none was read.
@@ -262,8 +282,15 @@ impl<S: ArchiveSource> TarReader<S> {
         }
     }
 
-    fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize, ImageError> {
+    fn read_stream(&mut self, buffer: &mut [u8]) -> Result<usize, ImageError> {
         self.stream.read(buffer).map_err(|error| stream_error(error, &self.current))
+    }
+
+    /// Reads what is no content of a file.
+    fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize, ImageError> {
+        let count = self.read_stream(buffer)?;
+        self.recorder.raw(&buffer[..count]).map_err(not_recorded)?;
+        Ok(count)
     }
 
     fn read_exactly(&mut self, mut buffer: &mut [u8]) -> Result<(), ImageError> {
@@ -299,9 +326,10 @@ impl<S: ArchiveSource> TarReader<S> {
     }
 }
 
-impl<R: Read> TarReader<LayerStream<R>> {
+impl<R: Read> TarReader<'_, LayerStream<R>> {
     /// Reads to the end of the blob; to be called after [`TarReader::next_entry`] said `None`.
-    pub(crate) fn finish(self) -> Result<StreamSummary, ImageError> {
+    pub(crate) fn finish(mut self) -> Result<StreamSummary, ImageError> {
+        self.recorder.finish().map_err(not_recorded)?;
         let current = self.current;
         self.stream.finish().map_err(|error| stream_error(error, &current))
     }
@@ -332,6 +360,11 @@ fn kind(header: &Header, path: &[u8], pax: &PaxRecords) -> Result<Kind, EntryFau
         EntryType::Char | EntryType::Block => Ok(Kind::Device),
         _ => Err(EntryFault::Type),
     }
+}
+
+/// The error for a transcript that cannot be written.
+pub(crate) fn not_recorded(source: io::Error) -> ImageError {
+    ImageError::Io { operation: "write", path: "transcript of the layer".into(), source }
 }
 
 fn truncated() -> ImageError {

@@ -11,7 +11,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -25,8 +25,10 @@ use sys::beneath::{self, BeneathError};
 use crate::digest::Digest;
 use crate::error::{EntryFault, ImageError, LimitFault};
 use crate::stream::{ArchiveSource, LayerStream, Limits};
-use crate::tar_reader::{Entry, Kind, TarReader, os_string, printable, stream_error};
+use crate::tar_reader::{Entry, Kind, TarReader, not_recorded, os_string, printable, stream_error};
+use crate::transcript::Recorder;
 
+mod kept;
 mod name;
 mod tree;
 
@@ -90,6 +92,24 @@ pub trait Unpack: fmt::Debug + Send + Sync {
         target: BorrowedFd<'_>,
         options: &UnpackOptions,
     ) -> Result<LayerSummary, ImageError>;
+
+    /// As [`Unpack::unpack`], and writes to `transcript`, an empty file, what
+    /// [`Store::export`](crate::Store::export) needs besides the tree.
+    ///
+    /// Unless this is implemented, layers can be used but not exported.
+    ///
+    /// # Errors
+    /// As [`unpack_layer_recording`].
+    fn unpack_recording(
+        &self,
+        blob: &mut dyn Read,
+        target: BorrowedFd<'_>,
+        transcript: BorrowedFd<'_>,
+        options: &UnpackOptions,
+    ) -> Result<LayerSummary, ImageError> {
+        let _ = transcript;
+        self.unpack(blob, target, options)
+    }
 }
 
 /// Unpacks in this process.
@@ -104,6 +124,17 @@ impl Unpack for InProcess {
         options: &UnpackOptions,
     ) -> Result<LayerSummary, ImageError> {
         unpack_layer(blob, target, options)
+    }
+
+    fn unpack_recording(
+        &self,
+        blob: &mut dyn Read,
+        target: BorrowedFd<'_>,
+        transcript: BorrowedFd<'_>,
+        options: &UnpackOptions,
+    ) -> Result<LayerSummary, ImageError> {
+        let transcript = transcript.try_clone_to_owned().map_err(not_recorded)?;
+        unpack_layer_recording(blob, target, File::from(transcript), options)
     }
 }
 
@@ -123,11 +154,35 @@ pub fn unpack_layer(
     target: impl AsFd,
     options: &UnpackOptions,
 ) -> Result<LayerSummary, ImageError> {
+    unpack(blob, target.as_fd(), options, Recorder::silent())
+}
+
+/// As [`unpack_layer`], and writes to `transcript` what the archive has besides its files' content,
+/// so that [`Store::export`](crate::Store::export) can make it again byte by byte.
+///
+/// # Errors
+/// As [`unpack_layer`], and [`ImageError::Io`] when the transcript cannot be written.
+pub fn unpack_layer_recording(
+    blob: impl Read,
+    target: impl AsFd,
+    mut transcript: impl Write,
+    options: &UnpackOptions,
+) -> Result<LayerSummary, ImageError> {
+    let recorder = Recorder::new(&mut transcript).map_err(not_recorded)?;
+    unpack(blob, target.as_fd(), options, recorder)
+}
+
+fn unpack(
+    blob: impl Read,
+    target: BorrowedFd<'_>,
+    options: &UnpackOptions,
+    recorder: Recorder<'_>,
+) -> Result<LayerSummary, ImageError> {
     let stream =
         LayerStream::new(blob, options.limits.clone()).map_err(|error| stream_error(error, ""))?;
-    let mut archive = TarReader::new(stream);
+    let mut archive = TarReader::recording(stream, recorder);
     let mut unpacker = Unpacker {
-        tree: Tree::new(target.as_fd()),
+        tree: Tree::new(target),
         options,
         as_root: unistd::geteuid().is_root() && unistd::getegid().as_raw() == 0,
         buffer: vec![0; COPY_BYTES],
@@ -176,6 +231,10 @@ impl Failure {
             Self::Read(error) => error,
         }
     }
+
+    fn recording(error: io::Error) -> Self {
+        Self::Read(not_recorded(error))
+    }
 }
 
 impl From<EntryFault> for Failure {
@@ -209,7 +268,7 @@ struct Unpacker<'a> {
 impl Unpacker<'_> {
     fn entry<S: ArchiveSource>(
         &mut self,
-        archive: &mut TarReader<S>,
+        archive: &mut TarReader<'_, S>,
         entry: &Entry,
     ) -> Result<(), Failure> {
         let path = EntryPath::parse(&entry.path, &self.options.limits)?;
@@ -246,7 +305,7 @@ impl Unpacker<'_> {
 
     fn make<S: ArchiveSource>(
         &mut self,
-        archive: &mut TarReader<S>,
+        archive: &mut TarReader<'_, S>,
         entry: &Entry,
         path: &EntryPath,
     ) -> Result<(), Failure> {
@@ -255,23 +314,31 @@ impl Unpacker<'_> {
                 self.skipped_devices += 1;
                 Ok(())
             }
-            Kind::Directory => self.directory(entry, path),
+            Kind::Directory => self.directory(archive.recorder(), entry, path),
             Kind::Regular => self.regular(archive, entry, path),
-            Kind::HardLink => self.hard_link(entry, path),
+            Kind::HardLink => self.hard_link(archive.recorder(), entry, path),
             Kind::Symlink => {
                 let target = symlink_target(&entry.link)?;
-                self.tree.place(path, |dir, name| beneath::symlink(&target, dir, name))?;
+                let make = |dir: BorrowedFd<'_>, name: &OsStr| beneath::symlink(&target, dir, name);
+                self.tree.place(archive.recorder(), path, make)?;
                 self.own_and_date(entry, path)
             }
             Kind::Fifo => {
-                self.tree.place(path, |dir, name| beneath::mkfifo(dir, name, Mode::empty()))?;
+                let make =
+                    |dir: BorrowedFd<'_>, name: &OsStr| beneath::mkfifo(dir, name, Mode::empty());
+                self.tree.place(archive.recorder(), path, make)?;
                 self.own_and_date(entry, path)
             }
         }
     }
 
-    fn directory(&mut self, entry: &Entry, path: &EntryPath) -> Result<(), Failure> {
-        let fd = self.tree.directory(path.components())?;
+    fn directory(
+        &mut self,
+        recorder: &mut Recorder<'_>,
+        entry: &Entry,
+        path: &EntryPath,
+    ) -> Result<(), Failure> {
+        let fd = self.tree.directory(recorder, path)?;
         if let Some((uid, gid)) = self.owner(entry)? {
             unistd::fchown(&fd, Some(uid), Some(gid)).map_err(on("chown"))?;
         }
@@ -282,14 +349,15 @@ impl Unpacker<'_> {
 
     fn regular<S: ArchiveSource>(
         &mut self,
-        archive: &mut TarReader<S>,
+        archive: &mut TarReader<'_, S>,
         entry: &Entry,
         path: &EntryPath,
     ) -> Result<(), Failure> {
         let owner = self.owner(entry)?;
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
-        let fd = self.tree.place(path, |dir, name| beneath::create_file(dir, name, mode))?;
-        let mut file = File::from(fd);
+        let make = |dir: BorrowedFd<'_>, name: &OsStr| beneath::create_file(dir, name, mode);
+        let mut file = File::from(self.tree.place(archive.recorder(), path, make)?);
+        archive.recorder().content(&path.joined(), entry.size).map_err(Failure::recording)?;
         loop {
             let count = archive.read(&mut self.buffer).map_err(Failure::Read)?;
             if count == 0 {
@@ -311,7 +379,12 @@ impl Unpacker<'_> {
         stat::futimens(&file, &time, &time).map_err(on("set times of"))
     }
 
-    fn hard_link(&mut self, entry: &Entry, path: &EntryPath) -> Result<(), Failure> {
+    fn hard_link(
+        &mut self,
+        recorder: &mut Recorder<'_>,
+        entry: &Entry,
+        path: &EntryPath,
+    ) -> Result<(), Failure> {
         let target = EntryPath::parse(&entry.link, &self.options.limits)?;
         let missing = || Failure::from(EntryFault::LinkTarget);
         let name = target.name().ok_or_else(missing)?;
@@ -319,21 +392,26 @@ impl Unpacker<'_> {
             return Err(missing());
         }
         let dir = self.tree.existing(target.parent())?.ok_or_else(missing)?;
-        let kind = match beneath::lstat(&dir, name) {
-            Ok(stat) => beneath::file_type(&stat),
+        let stat = match beneath::lstat(&dir, name) {
+            Ok(stat) => stat,
             Err(BeneathError { source: Errno::ENOENT, .. }) => return Err(missing()),
             Err(error) => return Err(error.into()),
         };
+        let kind = beneath::file_type(&stat);
         // Whiteouts, the only devices here, are no content of the image.
         if !matches!(kind, SFlag::S_IFREG | SFlag::S_IFLNK | SFlag::S_IFIFO) {
             return Err(missing());
         }
-        let linked = self.tree.place(path, |to, new| beneath::link(&dir, name, to, new));
-        match linked {
+        let make = |to: BorrowedFd<'_>, new: &OsStr| beneath::link(&dir, name, to, new);
+        match self.tree.place(recorder, path, make) {
             // Making room for the new name removed the target.
-            Err(Failure::System { source: Errno::ENOENT, .. }) => Err(missing()),
-            result => result,
+            Err(Failure::System { source: Errno::ENOENT, .. }) => return Err(missing()),
+            result => result?,
         }
+        if kind == SFlag::S_IFREG && stat.st_size > 0 {
+            recorder.link(&path.joined()).map_err(Failure::recording)?;
+        }
+        Ok(())
     }
 
     /// Owner, mode and time of an entry that cannot be opened without consequences.

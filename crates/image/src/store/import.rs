@@ -77,7 +77,9 @@ impl Store {
             return Ok(());
         }
         let staged = self.stage()?;
-        let summary = self.unpacker.unpack(&mut content, staged.root(), &self.unpack)?;
+        let (root, transcript) = (staged.root(), staged.transcript());
+        let summary =
+            self.unpacker.unpack_recording(&mut content, root, transcript, &self.unpack)?;
         self.place(staged, &summary, blob, diff_id)
     }
 }

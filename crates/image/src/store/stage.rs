@@ -1,7 +1,7 @@
 //! Unpacking a layer into the store: beside it first, then into its place.
 
-use std::ffi::OsString;
-use std::os::fd::BorrowedFd;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::stat::{self, Mode};
@@ -17,6 +17,9 @@ use crate::unpack::{LayerSummary, UnpackOptions};
 
 /// The root directory of a container is for everyone, unless the image says otherwise.
 const ROOT_MODE: u32 = 0o755;
+
+/// What [`Store::export`] needs of the layer's archive besides its files.
+pub(super) const TRANSCRIPT: &str = "transcript.zst";
 
 /// A layer's blob, as whoever offers it describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +38,7 @@ pub struct StagedLayer {
     layers: Arc<Directory>,
     temporary: TemporaryDirectory,
     root: Directory,
+    transcript: OwnedFd,
     placed: bool,
 }
 
@@ -43,6 +47,12 @@ impl StagedLayer {
     #[must_use]
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.fd()
+    }
+
+    /// The empty file for the transcript that [`Store::export`] needs, open for writing.
+    #[must_use]
+    pub fn transcript(&self) -> BorrowedFd<'_> {
+        self.transcript.as_fd()
     }
 }
 
@@ -106,8 +116,11 @@ impl Store {
             self.layers.make_temporary()?
         };
         let root = temporary.directory.subdirectory(LAYER_FS)?;
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let transcript =
+            beneath::create_file(temporary.directory.fd(), OsStr::new(TRANSCRIPT), mode)?;
         let layers = Arc::clone(&self.layers);
-        let staged = StagedLayer { layers, temporary, root, placed: false };
+        let staged = StagedLayer { layers, temporary, root, transcript, placed: false };
         stat::fchmod(staged.root(), Mode::from_bits_truncate(ROOT_MODE))
             .map_err(|source| failed("chmod", source))?;
         Ok(staged)

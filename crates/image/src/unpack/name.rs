@@ -62,6 +62,11 @@ impl EntryPath {
         &self.components
     }
 
+    /// The components with slashes between them.
+    pub(super) fn joined(&self) -> Vec<u8> {
+        self.components.join(OsStr::new("/")).into_encoded_bytes()
+    }
+
     pub(super) fn is_root(&self) -> bool {
         self.components.is_empty()
     }

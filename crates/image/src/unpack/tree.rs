@@ -11,9 +11,11 @@ use nix::sys::stat::{self, Mode, SFlag};
 use nix::sys::time::TimeSpec;
 use sys::beneath::{self, BeneathError, Resolve};
 
+use super::kept::keep_content;
 use super::name::EntryPath;
 use super::{Failure, on};
 use crate::error::EntryFault;
+use crate::transcript::Recorder;
 
 const OPAQUE_XATTR: &str = "user.overlay.opaque";
 const OPAQUE_VALUE: &[u8] = b"y";
@@ -61,6 +63,7 @@ impl<'a> Tree<'a> {
     /// Makes an entry with `make`; what has its name is removed first.
     pub(super) fn place<T>(
         &mut self,
+        recorder: &mut Recorder<'_>,
         path: &EntryPath,
         make: impl Fn(BorrowedFd<'_>, &OsStr) -> Result<T, BeneathError>,
     ) -> Result<T, Failure> {
@@ -69,7 +72,7 @@ impl<'a> Tree<'a> {
             Err(BeneathError { source: Errno::EEXIST, .. }) => {}
             result => return Ok(result?),
         }
-        self.clear(path)?;
+        self.clear(recorder, path)?;
         let (dir, name) = self.parent_of(path)?;
         Ok(make(dir, name)?)
     }
@@ -84,16 +87,18 @@ impl<'a> Tree<'a> {
     }
 
     /// The directory of an entry that is one; anything else of that name is replaced.
-    pub(super) fn directory(&mut self, path: &[OsString]) -> Result<OwnedFd, Failure> {
-        let Some((name, parent)) = path.split_last() else {
-            return Err(EntryFault::Root.into());
-        };
-        let parent_fd = self.enter(parent)?;
+    pub(super) fn directory(
+        &mut self,
+        recorder: &mut Recorder<'_>,
+        path: &EntryPath,
+    ) -> Result<OwnedFd, Failure> {
+        let (parent_fd, name) = self.parent_of(path)?;
         match enter_component(parent_fd, name) {
             Ok((fd, _)) => return Ok(fd),
             Err(Failure::Entry(EntryFault::Parent)) => {}
             Err(failure) => return Err(failure),
         }
+        keep_content(recorder, parent_fd, name, &path.joined())?;
         beneath::unlink(parent_fd, name)?;
         Ok(enter_component(parent_fd, name)?.0)
     }
@@ -166,8 +171,9 @@ impl<'a> Tree<'a> {
     }
 
     /// Removes what has an entry's name, directories with all that is in them.
-    fn clear(&mut self, path: &EntryPath) -> Result<(), Failure> {
+    fn clear(&mut self, recorder: &mut Recorder<'_>, path: &EntryPath) -> Result<(), Failure> {
         let (dir, name) = self.parent_of(path)?;
+        keep_content(recorder, dir, name, &path.joined())?;
         beneath::remove_tree(dir, name)?;
         self.last = None;
         let first = path.components().to_vec();

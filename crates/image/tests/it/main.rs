@@ -8,6 +8,7 @@
     reason = "an integration test; a skipped one says why"
 )]
 
+mod export;
 mod fixture;
 mod good;
 mod hostile;

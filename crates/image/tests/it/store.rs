@@ -155,8 +155,8 @@ fn usage_grows_and_shrinks() {
     assert!(image.size_bytes > 100_000 && image.size_bytes < 101_000);
     let full = place.store.usage().unwrap();
     assert!(full.bytes >= empty.bytes + 100_000, "{full:?}");
-    // The file; fs, layer.json and their directory; record, configuration and manifest.
-    assert_eq!(full.inodes - empty.inodes, 1 + 3 + 3);
+    // The file; fs, layer.json, transcript and their directory; record, configuration, manifest.
+    assert_eq!(full.inodes - empty.inodes, 1 + 4 + 3);
     place.store.remove("test/app:1", &nothing()).unwrap();
     assert_eq!(place.store.usage().unwrap(), empty);
 }
