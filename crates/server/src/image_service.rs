@@ -11,7 +11,7 @@ use tracing::{debug_span, info_span};
 
 use crate::{
     call::{Reply, shown, to_its_end, while_wanted},
-    images,
+    deadline, images,
     paging::Pages,
     service::Cri,
 };
@@ -46,11 +46,13 @@ impl ImageService for Cri {
     }
 
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Reply<PullImageResponse> {
+        let deadline = deadline::of(request.metadata());
         let request = request.into_inner();
         let image_ref = request.image.as_ref().map_or("", |spec| shown(&spec.image));
         let span = info_span!("PullImage", image_ref);
         // A pull that others wait for goes on.
-        while_wanted("PullImage", span, images::pull(self.clone(), request)).await
+        let pull = deadline::within("PullImage", deadline, images::pull(self.clone(), request));
+        while_wanted("PullImage", span, pull).await
     }
 
     async fn remove_image(

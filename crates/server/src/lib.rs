@@ -12,6 +12,7 @@ mod call;
 mod clock;
 mod containers;
 mod convert;
+mod deadline;
 mod filter;
 #[cfg(test)]
 mod fixtures;

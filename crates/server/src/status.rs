@@ -34,6 +34,12 @@ pub(crate) enum CallError {
         /// Begins with a separator, or empty.
         hint: &'static str,
     },
+    /// The caller's time is over, and its work was ended.
+    #[error("{rpc}: the caller's deadline is over")]
+    DeadlineExceeded {
+        /// What was called.
+        rpc: &'static str,
+    },
     /// A bug; the call is lost and the daemon lives on.
     #[error("{rpc} panicked")]
     Panicked {
@@ -66,6 +72,7 @@ fn code(error: &CallError) -> Code {
         CallError::Engine(error) => engine_code(error),
         CallError::TooLarge { .. } => Code::ResourceExhausted,
         CallError::Unimplemented { .. } => Code::Unimplemented,
+        CallError::DeadlineExceeded { .. } => Code::DeadlineExceeded,
         CallError::Panicked { .. } => Code::Internal,
     }
 }

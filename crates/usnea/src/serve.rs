@@ -72,6 +72,11 @@ fn start_log() {
 }
 
 fn report(entered: &Entered) {
+    if !unpacker::has_landlock() {
+        tracing::warn!(
+            "this kernel has no Landlock: layers are unpacked by processes that are confined less"
+        );
+    }
     for warning in entered.facts.warnings.iter().chain(&entered.placement_problem) {
         tracing::warn!("{warning}");
     }
