@@ -95,11 +95,12 @@ impl Exchange<'_> {
         let Some(grant) = grant else {
             return self.success(response, get, known.is_some(), meter).await;
         };
-        let response = self.follow(&url, Some(&grant), get, meter).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
+        let followed = self.follow(&url, Some(&grant), get, meter).await;
+        let refused = matches!(&followed, Ok(it) if it.status() == StatusCode::UNAUTHORIZED);
+        if !refused {
             self.shared.grants.put(self.grantee(base), grant);
         }
-        self.success(response, get, true, meter).await
+        self.success(followed?, get, true, meter).await
     }
 
     fn url(&self, base: &Url, get: &Get) -> Url {
