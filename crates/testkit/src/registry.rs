@@ -64,6 +64,8 @@ pub enum Access {
     Bearer {
         /// The token server's URL, as the challenge has it.
         realm: String,
+        /// Who the token is for, as the challenge has it.
+        service: String,
         /// The token that is taken.
         token: String,
     },

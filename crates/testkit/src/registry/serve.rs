@@ -24,7 +24,6 @@ use super::{
 
 /// The first byte of a TLS handshake.
 const HANDSHAKE: u8 = 0x16;
-const SERVICE: &str = "fake";
 
 /// What a registry's threads share.
 #[derive(Debug, Default)]
@@ -152,12 +151,12 @@ impl Served {
         let (expected, challenge) = match &*self.lock(&self.access) {
             Access::Anonymous => return None,
             Access::Basic { username, password } => {
-                (basic(username, password), format!("Basic realm=\"{SERVICE}\""))
+                (basic(username, password), "Basic realm=\"fake\"".to_owned())
             }
-            Access::Bearer { realm, token } => {
+            Access::Bearer { realm, service, token } => {
                 let scope = scope(&request.path);
                 let challenge =
-                    format!("Bearer realm=\"{realm}\",service=\"{SERVICE}\",scope=\"{scope}\"");
+                    format!("Bearer realm=\"{realm}\",service=\"{service}\",scope=\"{scope}\"");
                 (format!("Bearer {token}"), challenge)
             }
         };

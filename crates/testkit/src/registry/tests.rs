@@ -77,7 +77,8 @@ fn strangers_are_challenged() {
     let answer = get(&registry, "/v2/", "");
     assert!(answer.contains("401 ") && answer.contains("WWW-Authenticate: Basic "), "{answer}");
     assert!(get(&registry, "/v2/", "authorization: Basic bWU6c2VjcmV0\r\n").contains("200 "));
-    registry.require(Access::Bearer { realm: registry.realm(), token: "t".to_owned() });
+    let (realm, service) = (registry.realm(), "fake".to_owned());
+    registry.require(Access::Bearer { realm, service, token: "t".to_owned() });
     let answer = get(&registry, "/v2/team/app/manifests/1", "");
     assert!(answer.contains("scope=\"repository:team/app:pull\""), "{answer}");
     assert!(get(&registry, "/v2/", "Authorization: Bearer t\r\n").contains("200 "));
