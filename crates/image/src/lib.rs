@@ -31,5 +31,6 @@ pub use store::{
 };
 pub use stream::Limits;
 pub use unpack::{
-    InProcess, LayerSummary, Ownership, Unpack, UnpackOptions, unpack_layer, unpack_layer_recording,
+    Destination, InProcess, LayerSummary, Ownership, Unpack, UnpackOptions, unpack_layer,
+    unpack_layer_recording,
 };

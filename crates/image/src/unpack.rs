@@ -80,36 +80,28 @@ pub struct LayerSummary {
     pub opaque_root: bool,
 }
 
-/// Whatever runs [`unpack_layer`]: this process, or one that can do nothing else.
-pub trait Unpack: fmt::Debug + Send + Sync {
-    /// Unpacks the layer that `blob` reads into the empty directory `target`.
-    ///
-    /// # Errors
-    /// As [`unpack_layer`].
-    fn unpack(
-        &self,
-        blob: &mut dyn Read,
-        target: BorrowedFd<'_>,
-        options: &UnpackOptions,
-    ) -> Result<LayerSummary, ImageError>;
+/// Where a layer goes.
+#[derive(Debug, Clone, Copy)]
+pub struct Destination<'a> {
+    /// The empty directory for its files.
+    pub root: BorrowedFd<'a>,
+    /// The empty file, open for writing, for what [`Store::export`](crate::Store::export) needs
+    /// besides.
+    pub transcript: BorrowedFd<'a>,
+}
 
-    /// As [`Unpack::unpack`], and writes to `transcript`, an empty file, what
-    /// [`Store::export`](crate::Store::export) needs besides the tree.
-    ///
-    /// Unless this is implemented, layers can be used but not exported.
+/// Whatever runs [`unpack_layer_recording`]: this process, or one that can do nothing else.
+pub trait Unpack: fmt::Debug + Send + Sync {
+    /// Unpacks the layer that `blob` reads.
     ///
     /// # Errors
     /// As [`unpack_layer_recording`].
-    fn unpack_recording(
+    fn unpack(
         &self,
         blob: &mut dyn Read,
-        target: BorrowedFd<'_>,
-        transcript: BorrowedFd<'_>,
+        destination: Destination<'_>,
         options: &UnpackOptions,
-    ) -> Result<LayerSummary, ImageError> {
-        let _ = transcript;
-        self.unpack(blob, target, options)
-    }
+    ) -> Result<LayerSummary, ImageError>;
 }
 
 /// Unpacks in this process.
@@ -120,21 +112,11 @@ impl Unpack for InProcess {
     fn unpack(
         &self,
         blob: &mut dyn Read,
-        target: BorrowedFd<'_>,
+        destination: Destination<'_>,
         options: &UnpackOptions,
     ) -> Result<LayerSummary, ImageError> {
-        unpack_layer(blob, target, options)
-    }
-
-    fn unpack_recording(
-        &self,
-        blob: &mut dyn Read,
-        target: BorrowedFd<'_>,
-        transcript: BorrowedFd<'_>,
-        options: &UnpackOptions,
-    ) -> Result<LayerSummary, ImageError> {
-        let transcript = transcript.try_clone_to_owned().map_err(not_recorded)?;
-        unpack_layer_recording(blob, target, File::from(transcript), options)
+        let transcript = destination.transcript.try_clone_to_owned().map_err(not_recorded)?;
+        unpack_layer_recording(blob, destination.root, File::from(transcript), options)
     }
 }
 

@@ -74,8 +74,9 @@ impl Fetch {
         let (store, unpacker) = (Arc::clone(&self.store), self.unpacker.clone());
         let begun = spawn_blocking(move || {
             let staged = store.stage().map_err(Begin::Store)?;
-            let unpacking =
-                unpacker.start(staged.root(), store.unpack_options()).map_err(Begin::Unpacker)?;
+            let unpacking = unpacker
+                .start(staged.destination(), store.unpack_options())
+                .map_err(Begin::Unpacker)?;
             Ok(InProgress { unpacking, staged })
         });
         match begun.await {

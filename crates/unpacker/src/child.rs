@@ -6,7 +6,7 @@ use std::io::Write;
 use std::os::fd::RawFd;
 use std::process::ExitCode;
 
-use image::{UnpackOptions, unpack_layer};
+use image::{UnpackOptions, unpack_layer_recording};
 use sys::{fd::adopt_inherited, process::SingleThreaded};
 
 use crate::answer::{Answer, chain};
@@ -20,6 +20,8 @@ pub(crate) const OUTPUT: RawFd = 1;
 pub(crate) const ERRORS: RawFd = 2;
 /// The directory to unpack into.
 pub(crate) const TARGET: RawFd = 3;
+/// The file for the transcript.
+pub(crate) const TRANSCRIPT: RawFd = 4;
 
 /// What the program that [`Unpacker`](crate::Unpacker) starts has to do: unpack one layer.
 ///
@@ -41,7 +43,8 @@ fn run(arguments: &[OsString]) -> Result<Answer, String> {
         serde_json::from_str(options).map_err(|error| format!("options: {error}"))?;
     let blob = adopt_inherited(INPUT).map(File::from).ok_or("no input")?;
     let target = adopt_inherited(TARGET).ok_or("no directory")?;
+    let transcript = adopt_inherited(TRANSCRIPT).map(File::from).ok_or("no transcript")?;
     let alone = SingleThreaded::prove().map_err(|error| chain(&error))?;
     confine(alone, &target, &options.limits).map_err(|error| chain(&error))?;
-    Ok(Answer::of(unpack_layer(blob, target, &options)))
+    Ok(Answer::of(unpack_layer_recording(blob, target, transcript, &options)))
 }

@@ -33,7 +33,7 @@ const NEEDED: [Capability; 5] = [
 ];
 /// A zstd window is 128 MiB at most, and the program itself takes a few tens.
 const ADDRESS_SPACE_BYTES: u64 = 512 << 20;
-/// Descriptors: the four that were inherited, and a directory for each level of a tree.
+/// Descriptors: the five that were inherited, and a directory for each level of a tree.
 const DESCRIPTORS: u64 = 512;
 
 /// Why the process could not be confined.

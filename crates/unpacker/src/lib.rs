@@ -8,7 +8,7 @@
 //! ```text
 //! parent                     child
 //! blob ─────── pipe ───────► 0   decompress, hash, unpack ──► 3, the directory
-//! summary ◄─── pipe ──────── 1
+//! summary ◄─── pipe ──────── 1                           └──► 4, the transcript
 //! ```
 //!
 //! Never: network, tokio, the store.

@@ -3,10 +3,10 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use image::{ImageError, LayerSummary, Unpack, UnpackOptions};
+use image::{Destination, ImageError, LayerSummary, Unpack, UnpackOptions};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
@@ -16,7 +16,7 @@ use sys::pidfd;
 use sys::spawn::{Spawn, spawn};
 
 use crate::answer::Answer;
-use crate::child::{ERRORS, INPUT, OUTPUT, TARGET};
+use crate::child::{ERRORS, INPUT, OUTPUT, TARGET, TRANSCRIPT};
 use crate::error::UnpackerError;
 
 /// What a pipe holds if the user may still have one so large; else the kernel's default.
@@ -40,7 +40,7 @@ impl Unpacker {
         Self { exe: Arc::new(exe), arguments }
     }
 
-    /// Starts a process that unpacks one layer into the empty directory `target`.
+    /// Starts a process that unpacks one layer.
     ///
     /// When its parent dies, it finds the end of its input and ends as well.
     ///
@@ -49,7 +49,7 @@ impl Unpacker {
     /// short.
     pub fn start(
         &self,
-        target: BorrowedFd<'_>,
+        destination: Destination<'_>,
         options: &UnpackOptions,
     ) -> Result<Unpacking, UnpackerError> {
         let (input, blob) = pipe()?;
@@ -70,7 +70,8 @@ impl Unpacker {
                 (input.as_fd(), INPUT),
                 (output.as_fd(), OUTPUT),
                 (errors.as_fd(), ERRORS),
-                (target, TARGET),
+                (destination.root, TARGET),
+                (destination.transcript, TRANSCRIPT),
             ],
             cgroup: None,
             new_session: true,
@@ -158,10 +159,10 @@ impl Unpack for Unpacker {
     fn unpack(
         &self,
         blob: &mut dyn Read,
-        target: BorrowedFd<'_>,
+        destination: Destination<'_>,
         options: &UnpackOptions,
     ) -> Result<LayerSummary, ImageError> {
-        let mut unpacking = self.start(target, options)?;
+        let mut unpacking = self.start(destination, options)?;
         if let Some(input) = unpacking.take_input() {
             feed(blob, &mut File::from(input))?;
         }

@@ -77,9 +77,7 @@ impl Store {
             return Ok(());
         }
         let staged = self.stage()?;
-        let (root, transcript) = (staged.root(), staged.transcript());
-        let summary =
-            self.unpacker.unpack_recording(&mut content, root, transcript, &self.unpack)?;
+        let summary = self.unpacker.unpack(&mut content, staged.destination(), &self.unpack)?;
         self.place(staged, &summary, blob, diff_id)
     }
 }

@@ -1,7 +1,7 @@
 //! Unpacking a layer into the store: beside it first, then into its place.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::stat::{self, Mode};
@@ -13,7 +13,7 @@ use super::record::{self, LayerRecord};
 use super::{LAYER_FS, Store};
 use crate::digest::Digest;
 use crate::error::ImageError;
-use crate::unpack::{LayerSummary, UnpackOptions};
+use crate::unpack::{Destination, LayerSummary, UnpackOptions};
 
 /// The root directory of a container is for everyone, unless the image says otherwise.
 const ROOT_MODE: u32 = 0o755;
@@ -43,16 +43,10 @@ pub struct StagedLayer {
 }
 
 impl StagedLayer {
-    /// The empty directory to unpack into.
+    /// Where to unpack to.
     #[must_use]
-    pub fn root(&self) -> BorrowedFd<'_> {
-        self.root.fd()
-    }
-
-    /// The empty file for the transcript that [`Store::export`] needs, open for writing.
-    #[must_use]
-    pub fn transcript(&self) -> BorrowedFd<'_> {
-        self.transcript.as_fd()
+    pub fn destination(&self) -> Destination<'_> {
+        Destination { root: self.root.fd(), transcript: self.transcript.as_fd() }
     }
 }
 
@@ -121,7 +115,7 @@ impl Store {
             beneath::create_file(temporary.directory.fd(), OsStr::new(TRANSCRIPT), mode)?;
         let layers = Arc::clone(&self.layers);
         let staged = StagedLayer { layers, temporary, root, transcript, placed: false };
-        stat::fchmod(staged.root(), Mode::from_bits_truncate(ROOT_MODE))
+        stat::fchmod(staged.root.fd(), Mode::from_bits_truncate(ROOT_MODE))
             .map_err(|source| failed("chmod", source))?;
         Ok(staged)
     }

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use image::{
-    Digest, Image, ImageError, InProcess, LayerSummary, Limits, Reference, Store, Unpack,
-    UnpackOptions,
+    Destination, Digest, Image, ImageError, LayerSummary, Limits, Reference, Store, Unpack,
+    UnpackOptions, unpack_layer,
 };
 use serde_json::json;
 
@@ -298,10 +298,10 @@ impl Unpack for WithoutTranscript {
     fn unpack(
         &self,
         blob: &mut dyn std::io::Read,
-        target: std::os::fd::BorrowedFd<'_>,
+        destination: Destination<'_>,
         options: &UnpackOptions,
     ) -> Result<LayerSummary, ImageError> {
-        InProcess.unpack(blob, target, options)
+        unpack_layer(blob, destination.root, options)
     }
 }
 

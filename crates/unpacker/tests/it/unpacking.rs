@@ -11,7 +11,9 @@ use std::{
     time::Duration,
 };
 
-use image::{ImageError, InProcess, LayerSummary, Limits, Ownership, Unpack, UnpackOptions};
+use image::{
+    Destination, ImageError, InProcess, LayerSummary, Limits, Ownership, Unpack, UnpackOptions,
+};
 use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
 use tar::EntryType;
@@ -74,15 +76,31 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().expect("to memory")
 }
 
+/// A directory, and a file that is not in it.
+struct Place {
+    root: File,
+    transcript: File,
+}
+
+impl Place {
+    fn new(directory: &Path) -> Self {
+        let root = File::open(directory).expect("open");
+        Self { root, transcript: tempfile::tempfile().expect("a file") }
+    }
+
+    fn destination(&self) -> Destination<'_> {
+        Destination { root: self.root.as_fd(), transcript: self.transcript.as_fd() }
+    }
+}
+
 fn unpack(
     unpack: &dyn Unpack,
     mut blob: &[u8],
     options: &UnpackOptions,
 ) -> (TempDir, Result<LayerSummary, ImageError>) {
     let directory = tempfile::tempdir().expect("temporary directory");
-    let target = File::open(directory.path()).expect("open");
-    let result = unpack.unpack(&mut blob, target.as_fd(), options);
-    (directory, result)
+    let place = Place::new(directory.path());
+    (directory, unpack.unpack(&mut blob, place.destination(), options))
 }
 
 /// Every file with what is worth comparing.
@@ -140,8 +158,8 @@ fn a_faulty_layer_is_told_from_a_failure() {
         assert_eq!(kind, ErrorKind::Faulty, "{text}");
         assert!(text.contains(said), "{text}");
     }
-    let target = File::open("/proc/self").expect("open");
-    let result = unpacker().unpack(&mut layer.as_slice(), target.as_fd(), &options(|_| ()));
+    let place = Place::new(Path::new("/proc/self"));
+    let result = unpacker().unpack(&mut layer.as_slice(), place.destination(), &options(|_| ()));
     let (kind, text) = kind(result.expect_err("nobody writes to procfs"));
     assert_eq!(kind, ErrorKind::Internal, "{text}");
 }
@@ -174,8 +192,8 @@ fn descendants() -> Vec<String> {
 
 fn one_that_is_killed_is_an_error() {
     let directory = tempfile::tempdir().expect("temporary directory");
-    let target = File::open(directory.path()).expect("open");
-    let unpacking = unpacker().start(target.as_fd(), &options(|_| ())).expect("started");
+    let place = Place::new(directory.path());
+    let unpacking = unpacker().start(place.destination(), &options(|_| ())).expect("started");
     kill(unpacking.pid(), Signal::SIGKILL).expect("kill");
     let error = unpacking.wait().expect_err("killed");
     assert!(error.to_string().contains("SIGKILL"), "{error}");
@@ -183,8 +201,8 @@ fn one_that_is_killed_is_an_error() {
 
 fn one_that_is_dropped_ends() {
     let directory = tempfile::tempdir().expect("temporary directory");
-    let target = File::open(directory.path()).expect("open");
-    let unpacking = unpacker().start(target.as_fd(), &options(|_| ())).expect("started");
+    let place = Place::new(directory.path());
+    let unpacking = unpacker().start(place.destination(), &options(|_| ())).expect("started");
     let pid = unpacking.pid();
     drop(unpacking);
     // Reaped, so that nobody has the number.
@@ -195,13 +213,13 @@ fn one_that_is_dropped_ends() {
 fn r34_broken_layers_leave_nothing() {
     let blob = gzip(&layer());
     let directory = tempfile::tempdir().expect("temporary directory");
-    let target = File::open(directory.path()).expect("open");
+    let place = Place::new(directory.path());
     let open = || fs::read_dir("/proc/self/fd").expect("readable").count();
     let (program, options) = (unpacker(), options(|_| ()));
     let before = open();
     for round in 1..=100 {
         let cut = &blob[..round * blob.len() / 101];
-        let result = program.unpack(&mut &*cut, target.as_fd(), &options);
+        let result = program.unpack(&mut &*cut, place.destination(), &options);
         result.expect_err("truncated");
         for entry in fs::read_dir(directory.path()).expect("readable").flatten() {
             let path = entry.path();
