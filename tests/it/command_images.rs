@@ -24,6 +24,8 @@ it::tests!("command_images":
     removing_what_is_in_use_says_so,
     import_reads_an_archive_from_standard_input,
     import_refuses_what_is_no_archive_on_standard_input,
+    export_writes_what_import_reads,
+    export_refuses_what_it_cannot_write,
     bad_arguments_are_refused_with_a_way_out,
     bad_credentials_are_refused_and_not_shown,
     prune_removes_images_without_a_name,
@@ -201,6 +203,41 @@ async fn import_refuses_what_is_no_archive_on_standard_input(t: &mut Scenario) {
     let mut command = t.instance().command(&["image", "import", "-"]);
     let output = command.stdin(terminal.slave).output().expect("run usnea");
     fails(&output, 1, &["\"-\" is a terminal", "pipe"]);
+}
+
+async fn export_writes_what_import_reads(t: &mut Scenario) {
+    let image = small("export");
+    let (one, two) = (import(t, "one", &image), import(t, "two", &image));
+    let id = json_of(t, &["inspect", &one])["id"].as_str().expect("an id").to_owned();
+    let file = t.volume("exported").join("image.tar");
+    let path = file.to_str().expect("UTF-8");
+    drop(usnea(t, &["export", &one, "--file", path]));
+    let piped = t.instance().usnea(&["image", "export", &id, "--file", "-"]);
+    assert!(piped.status.success(), "{}", stderr(&piped));
+    drop(usnea(t, &["remove", &one]));
+    assert_eq!(usnea(t, &["import", path]), format!("{id} {one}\n"), "the tag that was asked for");
+    drop(usnea(t, &["remove", &one]));
+    t.instance().write(&file, &piped.stdout);
+    assert_eq!(usnea(t, &["import", path]), format!("{id} {one} {two}\n"), "all tags of the id");
+    drop(usnea(t, &["remove", &id]));
+}
+
+async fn export_refuses_what_it_cannot_write(t: &mut Scenario) {
+    let (one, two) = (import(t, "one", &small("first")), import(t, "two", &small("second")));
+    let directory = t.volume("exported");
+    let file = directory.join("image.tar");
+    let path = file.to_str().expect("UTF-8");
+    let export = |args: &[&str]| try_usnea(t, &[&["export"], args].concat());
+    fails(&export(&[&one, &two, "-f", path]), 1, &["different images", "file of its own"]);
+    fails(&export(&["usnea.test/none:1", "-f", path]), 1, &["\"usnea.test/none:1\" not found"]);
+    fails(&export(&[&one, "-f", "/no/such/file.tar"]), 1, &["--file /no/such/file.tar", "No such"]);
+    fails(&export(&[&one]), 2, &["--file"]);
+    let terminal = nix::pty::openpty(None, None).expect("open a terminal");
+    let mut command = t.instance().command(&["image", "export", &one, "-f", "-"]);
+    let output = command.stdout(terminal.slave).stderr(Stdio::piped()).spawn().expect("run");
+    fails(&output.wait_with_output().expect("wait"), 1, &["\"-\" is a terminal", "pipe"]);
+    assert_eq!(fs::read_dir(&directory).expect("readable").count(), 0, "nothing is left");
+    drop(usnea(t, &["remove", &one, &two]));
 }
 
 async fn bad_arguments_are_refused_with_a_way_out(t: &mut Scenario) {

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 pub(crate) use image::{
-    ImageCommand, ImportArguments, ListArguments, OutputFormat, PruneArguments, PullArguments,
-    RemoveArguments,
+    ExportArguments, ImageCommand, ImportArguments, ListArguments, OutputFormat, PruneArguments,
+    PullArguments, RemoveArguments,
 };
 
 use crate::config::UNPACK_LAYER;

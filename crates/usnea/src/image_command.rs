@@ -1,6 +1,7 @@
 //! `usnea image …`: works on the image store inside the node, with or without a running daemon.
 
 mod credentials;
+mod export;
 mod import;
 mod progress;
 mod prune;
@@ -33,6 +34,7 @@ pub(crate) fn run(config: &Config, holder: &HolderCommand, command: &ImageComman
     match command {
         ImageCommand::Pull(arguments) => pull::run(&session, arguments),
         ImageCommand::Import(arguments) => import::run(&session, arguments),
+        ImageCommand::Export(arguments) => export::run(&session, arguments),
         ImageCommand::List(arguments) => show::list(&session, arguments),
         ImageCommand::Inspect { references } => show::inspect(&session, references),
         ImageCommand::Remove(arguments) => remove::run(&session, arguments),

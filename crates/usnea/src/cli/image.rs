@@ -18,6 +18,8 @@ pub(crate) enum ImageCommand {
     Pull(PullArguments),
     /// Import the images of an OCI layout or docker-archive.
     Import(ImportArguments),
+    /// Write an image into one tar file, which is an OCI layout and a docker-archive.
+    Export(ExportArguments),
     /// List images.
     List(ListArguments),
     /// Show images as JSON: one object, or an array for several references.
@@ -76,6 +78,17 @@ pub(crate) struct ImportArguments {
     /// Format; JSON is one object a line for each image.
     #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
     pub(crate) output: OutputFormat,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArguments {
+    /// Id, first digits of an id, tag or digest; several only of one image. Tags become names in the file; without any
+    /// tag all tags of the image do.
+    #[arg(required = true, value_name = "REFERENCE")]
+    pub(crate) references: Vec<String>,
+    /// The file, which is replaced if it is there; `-` is standard output.
+    #[arg(short, long)]
+    pub(crate) file: PathBuf,
 }
 
 #[derive(Debug, Args)]
