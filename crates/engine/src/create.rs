@@ -185,7 +185,7 @@ impl Inner {
         let reference = &config.image.image;
         let image = self
             .find_image(reference)?
-            .ok_or_else(|| EngineError::ImageNotFound { reference: reference.clone() })?;
+            .ok_or_else(|| EngineError::image_not_found("", reference))?;
         let bundle = self.bundle(sandbox, &id, &config, &image)?;
         let directory = self.places.container(&id);
         let record = ContainerRecord {

@@ -21,8 +21,10 @@ pub enum EngineError {
         source: LookupError,
     },
     /// No image has this name. `NotFound`.
-    #[error("image {reference:?} not found; import it with `usnea image import`")]
+    #[error("{keyword}image {reference:?} not found; pull it first")]
     ImageNotFound {
+        /// What clients recognise the message by: it begins with this. Mostly empty.
+        keyword: &'static str,
         /// As the request names it.
         reference: String,
     },
@@ -90,6 +92,13 @@ pub enum EngineError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl EngineError {
+    /// Nothing is called `reference`; `keyword` as in [`EngineError::ImageNotFound`].
+    pub(crate) fn image_not_found(keyword: &'static str, reference: &str) -> Self {
+        Self::ImageNotFound { keyword, reference: reference.to_owned() }
+    }
 }
 
 /// Wraps what should not happen.

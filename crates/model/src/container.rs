@@ -96,6 +96,9 @@ pub struct Mount {
     pub selinux_relabel: bool,
 }
 
+/// What the kubelet recognises errors about image mounts by, whatever their code: the message begins with it.
+pub const IMAGE_MOUNT_FAILED: &str = "ImageVolumeMountFailed: ";
+
 /// What a mount shows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountSource {
@@ -108,6 +111,17 @@ pub enum MountSource {
         /// What of it, if not all; CRI `image_sub_path`.
         sub_path: Option<SubPath>,
     },
+}
+
+impl MountSource {
+    /// What messages about such a mount begin with; mostly empty.
+    #[must_use]
+    pub fn keyword(&self) -> &'static str {
+        match self {
+            Self::Host(_) => "",
+            Self::Image { .. } => IMAGE_MOUNT_FAILED,
+        }
+    }
 }
 
 /// CRI `MountPropagation`.

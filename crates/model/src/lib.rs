@@ -22,8 +22,8 @@ mod time;
 pub use capability::{Capability, CapabilityRequest};
 pub use container::{
     ContainerConfig, ContainerKey, ContainerMetadata, ContainerPid, ContainerSecurity, EnvVar,
-    GroupPolicy, ImageDefaults, ImageRequest, Mount, MountOptions, MountPropagation, MountSource,
-    RunAs, SeccompProfile, parse_unix_id,
+    GroupPolicy, IMAGE_MOUNT_FAILED, ImageDefaults, ImageRequest, Mount, MountOptions,
+    MountPropagation, MountSource, RunAs, SeccompProfile, parse_unix_id,
 };
 pub use field::{InvalidField, check_name, check_text};
 pub use id::{ContainerId, SandboxId};

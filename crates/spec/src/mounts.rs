@@ -124,6 +124,7 @@ fn requested(inputs: &Inputs<'_>) -> Result<Vec<Mount>, InvalidField> {
         let path = mount.container_path.as_path();
         let refuse = |reason: &str| {
             InvalidField::new("mounts.container_path", &mount.container_path_as_given, reason)
+                .recognised_by(mount.source.keyword())
         };
         if path == Path::new("/dev") {
             return Err(refuse(

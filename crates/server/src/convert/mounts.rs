@@ -4,14 +4,12 @@ use std::collections::HashSet;
 
 use cri_api::v1 as cri;
 use model::{
-    ContainerPath, ContainerRecord, HostPath, InvalidField, Mount, MountOptions, MountPropagation,
-    MountSource, SubPath,
+    ContainerPath, ContainerRecord, HostPath, IMAGE_MOUNT_FAILED, InvalidField, Mount,
+    MountOptions, MountPropagation, MountSource, SubPath,
 };
 
 use super::known;
 
-/// The kubelet recognises errors about image mounts by this beginning.
-pub(crate) const IMAGE_MOUNT_FAILED: &str = "ImageVolumeMountFailed: ";
 /// Clients recognise errors about recursive read-only mounts by this beginning.
 const RRO_UNSUPPORTED: &str = "RROUnsupported: ";
 
@@ -27,7 +25,8 @@ pub(super) fn from_cri(mounts: &[cri::Mount]) -> Result<Vec<Mount>, InvalidField
         if !targets.insert(mount.container_path.clone()) {
             let field = format!("mounts[{index}].container_path");
             let reason = "is the target of two mounts";
-            return Err(InvalidField::new(field, &mount.container_path_as_given, reason));
+            return Err(InvalidField::new(field, &mount.container_path_as_given, reason)
+                .recognised_by(mount.source.keyword()));
         }
         parsed.push(mount);
     }
@@ -35,8 +34,18 @@ pub(super) fn from_cri(mounts: &[cri::Mount]) -> Result<Vec<Mount>, InvalidField
 }
 
 fn parse(mount: &cri::Mount, field: &str) -> Result<Mount, InvalidField> {
+    let image = mount.image.as_ref().map_or("", |spec| spec.image.as_str());
+    if image.is_empty() && mount.image_sub_path.is_empty() {
+        let path = HostPath::parse(&format!("{field}.host_path"), &mount.host_path)?;
+        return parse_rest(mount, MountSource::Host(path), field);
+    }
+    image_source(mount, image, field)
+        .and_then(|source| parse_rest(mount, source, field))
+        .map_err(|refusal| refusal.recognised_by(IMAGE_MOUNT_FAILED))
+}
+
+fn parse_rest(mount: &cri::Mount, source: MountSource, field: &str) -> Result<Mount, InvalidField> {
     let within = |name: &str| format!("{field}.{name}");
-    let source = source(mount, field)?;
     if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
         let reason = "shifts owners for a pod's own user namespace, which this pod does not have";
         return Err(InvalidField::new(within("uidMappings"), "…", reason));
@@ -61,16 +70,6 @@ fn parse(mount: &cri::Mount, field: &str) -> Result<Mount, InvalidField> {
     })
 }
 
-/// What is mounted: a path of the node, or an image if one is named.
-fn source(mount: &cri::Mount, field: &str) -> Result<MountSource, InvalidField> {
-    let image = mount.image.as_ref().map_or("", |spec| spec.image.as_str());
-    if image.is_empty() && mount.image_sub_path.is_empty() {
-        let field = format!("{field}.host_path");
-        return Ok(MountSource::Host(HostPath::parse(&field, &mount.host_path)?));
-    }
-    image_source(mount, image, field).map_err(|refusal| refusal.recognised_by(IMAGE_MOUNT_FAILED))
-}
-
 fn image_source(mount: &cri::Mount, image: &str, field: &str) -> Result<MountSource, InvalidField> {
     let within = |name: &str| format!("{field}.{name}");
     let refuse =
@@ -85,12 +84,10 @@ fn image_source(mount: &cri::Mount, image: &str, field: &str) -> Result<MountSou
     if !mount.readonly {
         return refuse("readonly", "false", "images are mounted read-only");
     }
-    if mount.propagation != i32::from(cri::MountPropagation::PropagationPrivate) {
-        return refuse(
-            "propagation",
-            "…",
-            "nothing is mounted in an image; use PROPAGATION_PRIVATE",
-        );
+    let propagation = propagation(mount.propagation, &within("propagation"))?;
+    if propagation != MountPropagation::Private {
+        let reason = "nothing is mounted in an image; use PROPAGATION_PRIVATE";
+        return refuse("propagation", to_cri_propagation(propagation).as_str_name(), reason);
     }
     let sub_path = match sub_path.as_str() {
         "" => None,
@@ -263,8 +260,11 @@ mod tests {
         let both = refused(|mount| (mount.image, mount.readonly) = (image(), true));
         let writable = refused(|mount| (mount.image, mount.host_path) = (image(), String::new()));
         let stray = refused(|mount| mount.image_sub_path = "etc".to_owned());
-        for message in [&climbing, &absolute, &shared, &both, &writable, &stray] {
-            assert!(message.starts_with("ImageVolumeMountFailed: "), "{message}");
+        // What would be refused of any mount too.
+        let option = refused_image(|mount| mount.mount_options = vec!["suid".to_owned()]);
+        let target = refused_image(|mount| mount.container_path = "/".to_owned());
+        for message in [&climbing, &absolute, &shared, &both, &writable, &stray, &option, &target] {
+            assert!(message.starts_with("ImageVolumeMountFailed: mounts[0]."), "{message}");
         }
         // An empty message names no image.
         let empty = cri::Mount { image: Some(cri::ImageSpec::default()), ..bind() };
@@ -278,8 +278,9 @@ mod tests {
         let mut mount = cri::Mount {
             container_path: "/data".to_owned(),
             image: Some(spec.clone()),
-            image_sub_path: "etc".to_owned(),
+            image_sub_path: "./etc//".to_owned(),
             readonly: true,
+            recursive_read_only: true,
             ..Default::default()
         };
         let parsed = from_cri(std::slice::from_ref(&mount)).expect("an image mount");

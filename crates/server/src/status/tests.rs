@@ -22,7 +22,10 @@ fn every_engine_error() -> Vec<(EngineError, Code)> {
         (lookup(LookupError::NotFound { query: query() }), Code::NotFound),
         (lookup(LookupError::Ambiguous { query: query(), first, second }), Code::InvalidArgument),
         (lookup(LookupError::TooShort { query: query() }), Code::InvalidArgument),
-        (EngineError::ImageNotFound { reference: "busybox".to_owned() }, Code::NotFound),
+        (
+            EngineError::ImageNotFound { keyword: "", reference: "busybox".to_owned() },
+            Code::NotFound,
+        ),
         (EngineError::AlreadyExists { key: query(), id: query() }, Code::AlreadyExists),
         (
             EngineError::WrongState { operation: "start", id: query(), state: "exited" },

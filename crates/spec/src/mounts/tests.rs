@@ -145,6 +145,18 @@ fn the_whole_of_dev_cannot_be_replaced() {
 }
 
 #[test]
+fn images_are_bound_from_where_they_are_attached() {
+    let image = |target: &str| {
+        let source = MountSource::Image { image: "busybox".to_owned(), sub_path: None };
+        model::Mount { source, readonly: true, ..request(target) }
+    };
+    let case = with(vec![request("/data"), image("/image")]);
+    assert_eq!(at(&case, "/image"), line("bind /run/images/1 rbind,rprivate,ro,nodev"));
+    let error = with(vec![image("/dev")]).try_spec().expect_err("not even an image");
+    assert!(error.to_string().starts_with("ImageVolumeMountFailed: "), "{error}");
+}
+
+#[test]
 fn options_of_a_request() {
     let options = |change: fn(&mut model::Mount)| {
         let mut mount = request("/data");
