@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Drives a running daemon with crictl and checks what it prints.
-# USNEA_SOCKET, USNEA_IMAGE and USNEA_LOGS say where things are; tests/it sets them.
+# USNEA_SOCKET, USNEA_IMAGE and USNEA_LOGS say where things are, USNEA_PRIVATE names an image that USNEA_USER may pull
+# with USNEA_PASSWORD; tests/it sets them.
 set -euo pipefail
 
 work=$(mktemp -d)
@@ -61,6 +62,26 @@ check_lifecycle() {
     fi
 }
 
+check_images() {
+    if ctl pull "$USNEA_PRIVATE" 2>"$work/refused"; then
+        printf 'crictl pull: a private image is given to everybody\n' >&2
+        exit 1
+    fi
+    expect 'pull without credentials' 'PermissionDenied' <"$work/refused"
+    ctl pull --creds "$USNEA_USER:$USNEA_PASSWORD" "$USNEA_PRIVATE" | expect 'pull --creds' 'sha256:[0-9a-f]{64}'
+    ctl images --verbose "$USNEA_PRIVATE" | expect 'images -v' "RepoTags: $USNEA_PRIVATE"
+    ctl inspecti "$USNEA_PRIVATE" | expect inspecti '"value": "1000"'
+    ctl imagefsinfo | expect imagefsinfo '"usedBytes"'
+    ctl rmi "$USNEA_PRIVATE" | expect rmi 'Deleted'
+    ctl pull --creds "$USNEA_USER:$USNEA_PASSWORD" "$USNEA_PRIVATE" >/dev/null
+    ctl rmi --prune | expect 'rmi --prune' "Deleted: $USNEA_PRIVATE"
+    if ctl images --quiet "$USNEA_PRIVATE" | grep -q .; then
+        printf 'crictl rmi --prune: the image is still listed\n' >&2
+        exit 1
+    fi
+}
+
 write_configs
 check_runtime
 check_lifecycle
+check_images

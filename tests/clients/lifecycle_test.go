@@ -1,7 +1,8 @@
 // Package clients drives a running daemon with the CRI client library that the kubelet and crictl use.
 //
 // The suite in tests/it starts a daemon, runs these tests as its user and says where things are:
-// USNEA_SOCKET (the CRI socket), USNEA_IMAGE (an image with a shell) and USNEA_LOGS (a directory for logs).
+// USNEA_SOCKET (the CRI socket), USNEA_IMAGE (an image with a shell) and USNEA_LOGS (a directory for logs);
+// USNEA_PRIVATE (an image in a registry), USNEA_USER and USNEA_PASSWORD (who may pull it).
 package clients
 
 import (
@@ -17,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 	internalapi "k8s.io/cri-api/pkg/apis"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
 	criclient "k8s.io/cri-client/pkg"
 	"k8s.io/utils/exec"
 )
@@ -239,5 +241,34 @@ func TestImages(t *testing.T) {
 	must(t, "ImageStatus of an unknown image", err)
 	if response.Image != nil {
 		t.Errorf("unknown image: %v", response.Image)
+	}
+}
+
+func TestPulls(t *testing.T) {
+	n := connect(t, false)
+	private := &cri.ImageSpec{Image: setting(t, "USNEA_PRIVATE")}
+	auth := &cri.AuthConfig{Username: setting(t, "USNEA_USER"), Password: setting(t, "USNEA_PASSWORD")}
+	_, err := n.images.PullImage(t.Context(), private, nil, nil)
+	if status.Code(err) != codes.PermissionDenied {
+		t.Errorf("without credentials: %v", err)
+	}
+	ref, err := n.images.PullImage(t.Context(), private, auth, nil)
+	must(t, "PullImage", err)
+	response, err := n.images.ImageStatus(t.Context(), private, false)
+	must(t, "ImageStatus", err)
+	if response.Image == nil || response.Image.Id != ref || response.Image.Uid.GetValue() != 1000 {
+		t.Errorf("pulled %s: %v", ref, response.Image)
+	}
+	must(t, "RemoveImage", n.images.RemoveImage(t.Context(), &cri.ImageSpec{Image: ref}))
+	response, err = n.images.ImageStatus(t.Context(), private, false)
+	must(t, "ImageStatus", err)
+	if response.Image != nil {
+		t.Errorf("removed: %v", response.Image)
+	}
+	unreachable := &cri.ImageSpec{Image: "127.0.0.1:1/app:1"}
+	_, err = n.images.PullImage(t.Context(), unreachable, nil, nil)
+	// The library takes the code away where the message begins with a name that the kubelet knows.
+	if err == nil || !strings.HasPrefix(err.Error(), crierrors.ErrRegistryUnavailable.Error()) {
+		t.Errorf("unreachable: %v", err)
 	}
 }

@@ -7,7 +7,11 @@ use std::{
 };
 
 use it::{BUSYBOX, Outcome, Scenario};
-use testkit::Skip;
+use testkit::{
+    Options, Skip,
+    docker_registry::{self, Access, DockerRegistry},
+    image::{ImageBuilder, Layer},
+};
 
 it::tests!("clients": the_go_library, crictl);
 
@@ -22,8 +26,12 @@ fn on_path(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Runs `program` as the daemon's user, from where that user may run it.
-fn run_as_user(t: &Scenario, program: &Path, args: &[&str]) -> Output {
+/// Runs `program` as the daemon's user, from where that user may run it, beside a registry with a password.
+fn run_as_user(t: &Scenario, program: &Path, args: &[&str]) -> Result<Output, Skip> {
+    let registry = DockerRegistry::start(Access { password: true, tls: false })?;
+    let layer = Layer::default().file("etc/x", 0o644, b"x");
+    let image = ImageBuilder::empty().layer(layer).with("User", "1000".into());
+    registry.push(&image, "private/app:1");
     let name = program.file_name().expect("a program");
     let copy = t.volume("programs").join(name);
     fs::copy(program, &copy).expect("copy the program");
@@ -33,11 +41,14 @@ fn run_as_user(t: &Scenario, program: &Path, args: &[&str]) -> Output {
         .env("PATH", std::env::var_os("PATH").unwrap_or_default())
         .env("USNEA_SOCKET", t.instance().socket())
         .env("USNEA_IMAGE", BUSYBOX)
+        .env("USNEA_PRIVATE", registry.reference("private/app:1"))
+        .env("USNEA_USER", docker_registry::USER)
+        .env("USNEA_PASSWORD", docker_registry::PASSWORD)
         .env("USNEA_LOGS", t.instance().log_directory(t.name()))
         .output()
         .expect("run the program");
     fs::remove_file(&copy).expect("remove the program");
-    output
+    Ok(output)
 }
 
 fn assert_success(what: &str, output: &Output) {
@@ -57,7 +68,7 @@ async fn the_go_library(t: &mut Scenario) -> Outcome {
         .output()
         .expect("run go");
     assert_success("go test -c", &build);
-    let output = run_as_user(t, &program, &["-test.v"]);
+    let output = run_as_user(t, &program, &["-test.v"])?;
     assert_success("the Go tests", &output);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(!text.contains("--- SKIP"), "{text}");
@@ -68,6 +79,8 @@ async fn crictl(t: &mut Scenario) -> Outcome {
     if on_path("crictl").is_none() {
         return Err(Skip::because("crictl is not on PATH"));
     }
-    assert_success("crictl.sh", &run_as_user(t, &sources().join("crictl.sh"), &[]));
+    // `crictl rmi --prune` removes every image that is not in use.
+    t.own_daemon(Options::default()).await?;
+    assert_success("crictl.sh", &run_as_user(t, &sources().join("crictl.sh"), &[])?);
     Ok(())
 }
