@@ -265,6 +265,13 @@ pub fn chmod(dir: impl AsFd, name: &OsStr, mode: Mode) -> Result<(), BeneathErro
     result.map_err(failed("chmod", name))
 }
 
+/// Whether [`chmod`] needs `/proc` here: before Linux 6.6.
+#[must_use]
+pub fn chmod_needs_proc() -> bool {
+    // No file has an empty name.
+    fchmodat2(fcntl::AT_FDCWD, OsStr::new(""), Mode::empty()) == Err(Errno::ENOSYS)
+}
+
 fn fchmodat2(dir: BorrowedFd<'_>, name: &OsStr, mode: Mode) -> Result<(), Errno> {
     let name = c_string(name)?;
     // SAFETY: `name` is a NUL-terminated string that outlives the call and `dir` is borrowed
