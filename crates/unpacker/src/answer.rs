@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::UnpackerError;
 
+/// What of a message is passed on. Longer ones do not fit in an answer of gRPC, and no honest
+/// child has more to say.
+const MESSAGE_CHARS: usize = 2000;
+
 /// The end of an unpacker.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -31,13 +35,14 @@ impl Answer {
         }
     }
 
-    /// The parent's view of it.
+    /// The parent's view of it: a layer may have taken over the child, and what it says then must
+    /// neither fill nor forge a log.
     pub(crate) fn into_result(self) -> Result<LayerSummary, UnpackerError> {
         match self {
             Self::Unpacked(summary) => Ok(summary),
-            Self::Faulty { message } => Err(UnpackerError::Faulty { message }),
-            Self::NoSpace { message } => Err(UnpackerError::NoSpace { message }),
-            Self::Failed { message } => Err(UnpackerError::Failed { message }),
+            Self::Faulty { message } => Err(UnpackerError::Faulty { message: plain(&message) }),
+            Self::NoSpace { message } => Err(UnpackerError::NoSpace { message: plain(&message) }),
+            Self::Failed { message } => Err(UnpackerError::Failed { message: plain(&message) }),
         }
     }
 }
@@ -51,4 +56,50 @@ pub(crate) fn chain(error: &dyn Error) -> String {
         next = cause.source();
     }
     text
+}
+
+/// One line of bounded length, with everything escaped that is not to be seen or moves the rest.
+fn plain(message: &str) -> String {
+    let mut text = String::new();
+    for character in message.chars().take(MESSAGE_CHARS) {
+        if character.is_control() || is_format(character) {
+            text.extend(character.escape_unicode());
+        } else {
+            text.push(character);
+        }
+    }
+    if message.chars().nth(MESSAGE_CHARS).is_some() {
+        text.push('…');
+    }
+    text
+}
+
+/// Line ends and changes of direction that are no control characters.
+fn is_format(character: char) -> bool {
+    matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passed_on(message: &str) -> String {
+        let answer = Answer::Faulty { message: message.to_owned() };
+        answer.into_result().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_message_stays_one_line() {
+        assert_eq!(passed_on("entry \"ü\" refused"), "entry \"ü\" refused");
+        assert_eq!(passed_on("a\nb\u{1b}[31m"), "a\\u{a}b\\u{1b}[31m");
+        assert_eq!(passed_on("a\u{2028}b\u{202e}c"), "a\\u{2028}b\\u{202e}c");
+    }
+
+    #[test]
+    fn a_message_is_cut() {
+        let text = passed_on(&"ü".repeat(MESSAGE_CHARS + 1));
+        assert_eq!(text.chars().count(), MESSAGE_CHARS + 1);
+        assert!(text.ends_with('…'));
+        assert!(!passed_on(&"ü".repeat(MESSAGE_CHARS)).ends_with('…'));
+    }
 }

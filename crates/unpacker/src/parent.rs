@@ -24,6 +24,8 @@ const PIPE_BYTES: i32 = 1 << 20;
 /// No honest answer is longer.
 const ANSWER_BYTES: u64 = 64 << 10;
 const COPY_BYTES: usize = 128 << 10;
+/// How long the process may take to end once it has answered.
+const ENDING_MS: u16 = 2000;
 
 /// The program that unpacks: one that calls [`child`](crate::child).
 #[derive(Clone, Debug)]
@@ -91,6 +93,9 @@ fn on_pipe(operation: &'static str) -> impl FnOnce(io::Error) -> UnpackerError {
 }
 
 /// A layer that is being unpacked. Dropped before its end, the process is killed.
+///
+/// Whatever its input or a layer that takes it over does, it is killed a little after the time that
+/// the options give it, so neither writing to it nor waiting for it lasts longer.
 #[derive(Debug)]
 pub struct Unpacking {
     blob: Option<OwnedFd>,
@@ -114,7 +119,8 @@ impl Unpacking {
         self.blob.take()
     }
 
-    /// Waits for the answer and the end of the process.
+    /// Waits for the answer and the end of the process. Closes the pipe for the blob if that has
+    /// not been taken.
     ///
     /// # Errors
     /// [`UnpackerError`], by whose fault it is.
@@ -124,6 +130,10 @@ impl Unpacking {
         let mut answer = Vec::new();
         let read = (&self.answer).take(ANSWER_BYTES).read_to_end(&mut answer);
         read.map_err(on_pipe("read the answer"))?;
+        // It has nothing left to do, unless it has more to say than anyone reads.
+        if !pidfd::wait_exit(&self.pidfd, Some(ENDING_MS)).map_err(UnpackerError::Wait)? {
+            pidfd::send_signal(&self.pidfd, Signal::SIGKILL).ok();
+        }
         let ending = self.reap().map_err(UnpackerError::Wait)?;
         match serde_json::from_slice::<Answer>(&answer) {
             Ok(answer) => answer.into_result(),
@@ -131,6 +141,7 @@ impl Unpacking {
         }
     }
 
+    /// Waits for the end of the process.
     fn reap(&mut self) -> Result<Option<WaitStatus>, Errno> {
         pidfd::wait_exit(&self.pidfd, None)?;
         self.reaped = true;
