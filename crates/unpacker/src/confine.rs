@@ -1,20 +1,28 @@
 //! What an unpacker gives up before it reads the first byte of a layer.
 //!
 //! In this order, because each step may need what a later one takes: no privileges by `execve`, no
-//! core dump or tracer, resource limits, capabilities, Landlock, system calls.
+//! core dump or tracer, an end, resource limits, the root directory, capabilities, Landlock, system
+//! calls.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use caps::{CapSet, Capability, CapsHashSet};
 use image::Limits;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, Scope,
+    RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, make_bitflags,
 };
 use nix::errno::Errno;
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SigEvent, SigevNotify, Signal};
+use nix::sys::timer::{Expiration, Timer, TimerSetTimeFlags};
+use nix::time::ClockId;
+use nix::unistd::{chroot, fchdir};
+use sys::beneath;
 use sys::process::{SingleThreaded, set_undumpable};
 use thiserror::Error;
 
@@ -22,6 +30,12 @@ use crate::syscalls;
 
 /// The newest Landlock that is made use of; older kernels enforce what they know.
 const LANDLOCK: ABI = ABI::V6;
+/// What unpacking does below the directory: it makes and removes names, writes files that it has
+/// just made, and reads files that it replaces. Of devices it makes whiteouts only.
+const RIGHTS: BitFlags<AccessFs> = make_bitflags!(AccessFs::{
+    MakeChar | MakeDir | MakeFifo | MakeReg | MakeSym | ReadDir | ReadFile | Refer | RemoveDir
+        | RemoveFile | WriteFile
+});
 /// What unpacking does as root of the node: give files away and keep their set-id bits and
 /// capabilities.
 const NEEDED: [Capability; 5] = [
@@ -33,8 +47,10 @@ const NEEDED: [Capability; 5] = [
 ];
 /// A zstd window is 128 MiB at most, and the program itself takes a few tens.
 const ADDRESS_SPACE_BYTES: u64 = 512 << 20;
-/// Descriptors: the five that were inherited, and a directory for each level of a tree.
-const DESCRIPTORS: u64 = 512;
+/// Those that were inherited, and a few directories, however deep a tree is.
+const DESCRIPTORS: u64 = 64;
+/// For saying that the time is up, to whoever still can.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// Why the process could not be confined.
 #[derive(Debug, Error)]
@@ -54,6 +70,9 @@ pub enum ConfineError {
     /// The rules of Landlock are refused.
     #[error("confine the unpacker: landlock")]
     Landlock(#[source] landlock::RulesetError),
+    /// The kernel has Landlock, but does not enforce the rules.
+    #[error("confine the unpacker: landlock is not enforced")]
+    NotEnforced,
     /// The directory's descriptor cannot be duplicated.
     #[error("confine the unpacker: directory")]
     Directory(#[source] io::Error),
@@ -75,8 +94,14 @@ pub fn confine(
     let step = |step| move |source| ConfineError::System { step, source };
     prctl::set_no_new_privs().map_err(step("no_new_privs"))?;
     set_undumpable().map_err(step("dumpable"))?;
+    let end = limits.duration.saturating_add(GRACE);
+    end_after(end).map_err(step("time"))?;
     limit_resources(limits).map_err(step("resource limits"))?;
-    drop_capabilities().map_err(ConfineError::Capabilities)?;
+    let have = caps::read(None, CapSet::Permitted).map_err(ConfineError::Capabilities)?;
+    if have.contains(&Capability::CAP_SYS_CHROOT) && !beneath::chmod_needs_proc() {
+        change_root(target).map_err(step("root directory"))?;
+    }
+    drop_capabilities(&have).map_err(ConfineError::Capabilities)?;
     restrict_files(target)?;
     syscalls::restrict().map_err(ConfineError::Seccomp)
 }
@@ -85,10 +110,18 @@ pub fn confine(
 /// away still keeps a layer from running anything, and `unpack_layer` from leaving the directory.
 #[must_use]
 pub fn has_landlock() -> bool {
-    let asked = Ruleset::default()
-        .set_compatibility(CompatLevel::HardRequirement)
-        .handle_access(AccessFs::from_all(ABI::V1));
-    asked.and_then(Ruleset::create).is_ok()
+    ruleset(CompatLevel::HardRequirement).and_then(Ruleset::create).is_ok()
+}
+
+/// Has the kernel kill this process after `time`, whatever it does then.
+///
+/// Unpacking counts its own time, but neither while it waits for input nor once a layer has taken
+/// over. The filter of system calls keeps both from the timer.
+fn end_after(time: Duration) -> Result<(), Errno> {
+    let signal = SigevNotify::SigevSignal { signal: Signal::SIGKILL, si_value: 0 };
+    let timer = Timer::new(ClockId::CLOCK_MONOTONIC, SigEvent::new(signal))?;
+    let mut timer = ManuallyDrop::new(timer);
+    timer.set(Expiration::OneShot(time.into()), TimerSetTimeFlags::empty())
 }
 
 fn limit_resources(limits: &Limits) -> Result<(), Errno> {
@@ -101,16 +134,22 @@ fn limit_resources(limits: &Limits) -> Result<(), Errno> {
         // Processor time is no longer than time.
         (Resource::RLIMIT_CPU, limits.duration.as_secs().saturating_add(1)),
     ] {
-        let (_, hard) = nix::sys::resource::getrlimit(resource)?;
+        let (_, hard) = getrlimit(resource)?;
         let limit = limit.min(hard);
         setrlimit(resource, limit, limit)?;
     }
     Ok(())
 }
 
-fn drop_capabilities() -> Result<(), caps::errors::CapsError> {
+/// Makes `target` all that a path can lead to. Landlock leaves owners, modes and times of files
+/// everywhere to whoever may change them, and root of the node may those of its user.
+fn change_root(target: &OwnedFd) -> Result<(), Errno> {
+    fchdir(target)?;
+    chroot(".")
+}
+
+fn drop_capabilities(have: &CapsHashSet) -> Result<(), caps::errors::CapsError> {
     let needed = CapsHashSet::from(NEEDED);
-    let have = caps::read(None, CapSet::Permitted)?;
     if have.contains(&Capability::CAP_SETPCAP) {
         for capability in caps::runtime::thread_all_supported().difference(&needed) {
             caps::drop(None, CapSet::Bounding, *capability)?;
@@ -123,24 +162,31 @@ fn drop_capabilities() -> Result<(), caps::errors::CapsError> {
     caps::set(None, CapSet::Permitted, &keep)
 }
 
-/// Landlock: files below `target` only, no TCP, no signals and abstract sockets to others.
+/// Landlock: names and new files below `target` only, no TCP, no signals and abstract sockets to
+/// others.
 fn restrict_files(target: &OwnedFd) -> Result<(), ConfineError> {
     let directory = target.as_fd().try_clone_to_owned().map_err(ConfineError::Directory)?;
     let restrict = || {
-        Ruleset::default()
-            .handle_access(AccessFs::from_all(LANDLOCK))?
-            .handle_access(AccessNet::from_all(LANDLOCK))?
-            .scope(Scope::from_all(LANDLOCK))?
+        ruleset(CompatLevel::SoftRequirement)?
             .create()?
-            .add_rule(PathBeneath::new(directory, unpacking()))?
+            .add_rule(PathBeneath::new(directory, RIGHTS))?
             .restrict_self()
     };
-    restrict().map(drop).map_err(ConfineError::Landlock)
+    let status = restrict().map_err(ConfineError::Landlock)?;
+    if status.ruleset == RulesetStatus::NotEnforced && has_landlock() {
+        return Err(ConfineError::NotEnforced);
+    }
+    Ok(())
 }
 
-/// What unpacking does below the directory: anything but running programs and making devices and
-/// sockets. Whiteouts are character devices.
-fn unpacking() -> BitFlags<AccessFs> {
-    let refused = AccessFs::Execute | AccessFs::MakeBlock | AccessFs::MakeSock | AccessFs::IoctlDev;
-    AccessFs::from_all(LANDLOCK) & !refused
+/// What Landlock shall control; `refer` says what comes of it where that cannot include links and
+/// renames between directories. Linux 5.13 to 5.18 always refuse them, and layers need them.
+fn ruleset(refer: CompatLevel) -> Result<Ruleset, RulesetError> {
+    Ruleset::default()
+        .set_compatibility(refer)
+        .handle_access(AccessFs::Refer)?
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(LANDLOCK))?
+        .handle_access(AccessNet::from_all(LANDLOCK))?
+        .scope(Scope::from_all(LANDLOCK))
 }
