@@ -279,6 +279,12 @@ impl FakeRegistry {
         self.served.connections()
     }
 
+    /// How often a client tried TLS in vain, because the registry speaks http.
+    #[must_use]
+    pub fn handshakes(&self) -> usize {
+        self.served.handshakes()
+    }
+
     /// The protocols that clients offered with TLS (ALPN), of all connections.
     #[must_use]
     pub fn offered_protocols(&self) -> Vec<String> {

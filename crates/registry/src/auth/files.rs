@@ -91,7 +91,8 @@ impl CredentialsFile {
         path: &str,
     ) -> Result<Option<Credentials>, RegistryError> {
         let server = if domain == HUB { HUB_SERVER } else { domain };
-        let helper = self.helpers.get(domain).or_else(|| self.helpers.get(server));
+        let mut helpers = self.helpers.iter();
+        let helper = helpers.find(|(key, _)| normalized(key) == domain).map(|(_, name)| name);
         if let Some(name) = helper.or(self.store.as_ref())
             && let Some(credentials) = ask_helper(name, server).await?
         {

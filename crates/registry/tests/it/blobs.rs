@@ -88,16 +88,16 @@ async fn no_more_than_the_size_is_taken() {
 
 #[tokio::test]
 async fn a_blob_whose_size_is_not_announced_ends_at_its_size() {
-    let (result, _) = fetch_with([Fault::Chunked]).await;
+    let (result, _) = fetch_with([Fault::Chunked(usize::MAX)]).await;
     result.unwrap();
     // It ends well, but too early: the rest is asked for.
-    let short = vec![("X".to_owned(), "y".to_owned())];
-    let registry = FakeRegistry::start();
-    let (digest, size, content) = add_blob(&registry, LENGTH);
-    registry.add_blob(&content[..50_000]);
-    registry.fail("/blobs/", [Fault::Answer(200, short, content[..50_000].to_vec())]);
-    let error = read(&repository(&registry), &digest, size).await.unwrap_err();
-    assert!(matches!(error, RegistryError::Size { actual: 50_000, .. }), "{error:?}");
+    let (result, ranges) = fetch_with([Fault::Chunked(50_000)]).await;
+    result.unwrap();
+    assert_eq!(ranges, ["", "bytes=50000-"]);
+    let (result, ranges) = fetch_with(vec![Fault::Chunked(0); 20]).await;
+    let error = result.unwrap_err();
+    assert!(matches!(error, RegistryError::Size { actual: 0, .. }), "{error:?}");
+    assert_eq!(ranges.len(), 5);
 }
 
 #[tokio::test]

@@ -64,7 +64,7 @@ async fn a_manifest_is_at_most_4_mib() {
     registry.add_manifest("app:1", INDEX_TYPE, &vec![b' '; limit + 1]);
     for fault in [
         None,
-        Some(Fault::Chunked),
+        Some(Fault::Chunked(usize::MAX)),
         Some(Fault::Endless),
         // Nothing of these 100 MiB is waited for.
         Some(Fault::ContentLength(100 << 20)),
@@ -85,8 +85,8 @@ async fn a_configuration_has_its_size_and_its_digest() {
     for (wrong, fault) in [
         (size - 1, None),
         (size + 1, None),
-        (1, Some(Fault::Chunked)),
-        (size + 1, Some(Fault::Chunked)),
+        (1, Some(Fault::Chunked(usize::MAX))),
+        (size + 1, Some(Fault::Chunked(usize::MAX))),
     ] {
         registry.fail("/blobs/", fault.clone());
         let error = repository.document(&digest, wrong).await.unwrap_err();

@@ -118,7 +118,7 @@ async fn a_transfer_from_a_mirror_goes_on_elsewhere() {
         add_blob(&mirror, 100_000);
         mirror.fail("/blobs/", faults.clone());
         let registries = [(registry.domain(), mirrored_by(&[&mirror]))].into();
-        let stall = Duration::from_millis(300);
+        let stall = Duration::from_millis(600);
         let client = Client::new(ClientConfig { registries, stall, ..config() }).unwrap();
         let repository = client.repository(&app(&registry), None);
         let read = read(&repository, &digest, size).await.unwrap();

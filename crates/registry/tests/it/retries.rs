@@ -60,7 +60,7 @@ async fn a_registry_may_ask_for_some_patience_but_not_for_years() {
         fetch(&repository(&registry)).await.unwrap();
         let time = started.elapsed();
         let least = 2 * config().retry.longest_retry_after;
-        assert!(time >= least && time < 20 * least, "{after}: {time:?}");
+        assert!(time >= least && time < Duration::from_secs(10), "{after}: {time:?}");
     }
 }
 

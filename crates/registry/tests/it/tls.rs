@@ -71,11 +71,27 @@ async fn a_loopback_registry_is_asked_by_https_first_and_then_as_it_turned_out()
     for _ in 0..2 {
         fetch(&client.repository(&app(&registry), None)).await.unwrap();
     }
-    assert_eq!((registry.requests().len(), registry.connections()), (2, 1));
-    // It turned to https: what expects TLS answers plain requests like this.
+    assert_eq!((registry.connections(), registry.handshakes()), (1, 1));
+    // What expects TLS by now answers plain requests like this.
     registry.fail("/manifests/", [Fault::Status(400)]);
     fetch(&client.repository(&app(&registry), None)).await.unwrap_err();
+    assert_eq!(registry.handshakes(), 1);
     fetch(&client.repository(&app(&registry), None)).await.unwrap();
+    assert_eq!(registry.handshakes(), 2, "it is tried again");
+}
+
+#[tokio::test]
+async fn a_token_server_that_is_not_there_is_no_reason_for_http() {
+    let authority = Authority::new();
+    let registry = FakeRegistry::start_tls(&authority, &["127.0.0.1"]);
+    push(&registry);
+    let gone = FakeRegistry::start().domain();
+    registry.require(bearer_access(&format!("https://{gone}/token"), "t"));
+    let (_directory, settings) = trusting(&authority);
+    let error = fetch(&client_with(&registry, settings).repository(&app(&registry), None)).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(chain(&error).contains(&gone), "{error:?}");
 }
 
 #[tokio::test]

@@ -21,8 +21,8 @@ pub enum Fault {
     Content(Vec<u8>),
     /// Zeros after the content, in chunks, without end.
     Endless,
-    /// The whole content, in chunks, so that its size is not announced.
-    Chunked,
+    /// At most so many bytes of the content, well ended, but in chunks, so that their number is not announced.
+    Chunked(usize),
     /// One byte at a time, with a pause after each.
     Trickle(Duration),
     /// So many bytes, then nothing while the registry lives.

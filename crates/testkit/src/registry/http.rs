@@ -122,9 +122,9 @@ impl Reply {
                 out.write_all(&self.body)?;
             }
             Some(Fault::Endless) => self.write_endless(out, ends)?,
-            Some(Fault::Chunked) => {
+            Some(Fault::Chunked(count)) => {
                 self.write_head(out, None)?;
-                write_chunk(out, &self.body)?;
+                write_chunk(out, self.body.get(..*count).unwrap_or(&self.body))?;
                 write_chunk(out, &[])?;
                 return Ok(true);
             }

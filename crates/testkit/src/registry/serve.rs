@@ -35,6 +35,7 @@ pub(super) struct Served {
     pub(super) protocols: Mutex<Vec<String>>,
     faults: Mutex<Faults>,
     connections: AtomicUsize,
+    handshakes: AtomicUsize,
     /// To end the threads that wait for a client; by order of arrival.
     open: Mutex<HashMap<usize, TcpStream>>,
     ends: AtomicBool,
@@ -78,6 +79,10 @@ impl Served {
         self.connections.load(Ordering::SeqCst)
     }
 
+    pub(super) fn handshakes(&self) -> usize {
+        self.handshakes.load(Ordering::SeqCst)
+    }
+
     fn remember(&self, number: usize, stream: &TcpStream) {
         if let Ok(stream) = stream.try_clone() {
             self.lock(&self.open).insert(number, stream);
@@ -108,6 +113,7 @@ impl Served {
         let mut reader = BufReader::new(connection);
         // Clients try TLS first, and are told by the end of the connection.
         if reader.fill_buf()?.first() == Some(&HANDSHAKE) {
+            self.handshakes.fetch_add(1, Ordering::SeqCst);
             return Ok(());
         }
         let mut first = true;
