@@ -107,6 +107,16 @@ pub enum RegistryError {
         /// The way out.
         hint: &'static str,
     },
+    /// A token server failed while it exchanged an identity token. It is not asked again: the
+    /// exchange may have been the last one that this identity token is good for.
+    #[error("exchange the identity token for registry {registry}")]
+    Exchange {
+        /// Host and port of the registry.
+        registry: String,
+        /// The cause.
+        #[source]
+        source: Box<RegistryError>,
+    },
     /// Credentials would leave the registry.
     #[error(
         "registry {registry} wants its credentials sent to {host}: if that is right, add {host:?} to auth_hosts in [registry.{domain:?}]"
@@ -198,6 +208,7 @@ impl RegistryError {
             Self::Connection { .. } | Self::Stalled { .. } | Self::Failing { .. } => {
                 ErrorKind::Unavailable
             }
+            Self::Exchange { source, .. } => source.kind(),
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Denied { .. } => ErrorKind::Denied,
             Self::Redirect { .. }
@@ -233,6 +244,11 @@ impl RegistryError {
             }
             _ => false,
         }
+    }
+
+    /// Whether no request got as far as a server.
+    pub(crate) fn is_unsent(&self) -> bool {
+        matches!(self, Self::Connection { source, .. } if source.is_connect())
     }
 
     pub(crate) fn retry_after(&self) -> Option<Duration> {

@@ -84,7 +84,18 @@ impl Exchange<'_> {
             credentials,
             stall: self.shared.config.stall,
         };
-        request.send().await.map(Grant::from)
+        let sent = request.send().await.map(Grant::from);
+        let posted = matches!(credentials, Some(Credentials::IdentityToken(_)));
+        sent.map_err(|error| if posted { self.not_again(error) } else { error })
+    }
+
+    /// Only GETs are repeated: what was posted may have changed something.
+    fn not_again(&self, error: RegistryError) -> RegistryError {
+        if error.is_transient() && !error.is_unsent() {
+            let (registry, source) = (self.endpoint.name.clone(), Box::new(error));
+            return RegistryError::Exchange { registry, source };
+        }
+        error
     }
 
     /// The client for a token server, if what we have may go there.

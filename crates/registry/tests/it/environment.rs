@@ -253,6 +253,7 @@ fn helpers_know_passwords_and_identity_tokens() {
         registry.require(access);
         for content in [
             format!(r#"{{"credHelpers": {{"{domain}": "{helper}"}}, "credsStore": "absent"}}"#),
+            format!(r#"{{"credHelpers": {{"https://{domain}/v1/": "{helper}"}}}}"#),
             format!(r#"{{"credsStore": "{helper}", "auths": {{"{domain}": {{}}}}}}"#),
         ] {
             assert_eq!(fetch_helped(&registry, helpers.path(), &content), Ok(()), "{content}");

@@ -4,7 +4,8 @@
     clippy::tests_outside_test_module,
     clippy::unwrap_used,
     clippy::panic,
-    reason = "an integration test"
+    clippy::print_stdout,
+    reason = "an integration test; a skipped one says why"
 )]
 
 mod access;
@@ -13,6 +14,7 @@ mod documents;
 mod environment;
 mod files;
 mod mirrors;
+mod real;
 mod redirects;
 mod retries;
 mod slow;

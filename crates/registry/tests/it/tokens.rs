@@ -69,6 +69,16 @@ async fn an_identity_token_is_exchanged_for_a_token() {
     }
     let error = fetch(&client().repository(&app(&registry), identity("other"))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Denied);
+    // What was posted is not posted again.
+    for fault in [Fault::Status(503), Fault::HangUp] {
+        let asked = server.requests().len();
+        server.fail(TOKEN_PATH, [fault]);
+        let repository = client().repository(&app(&registry), identity(SECRET));
+        let error = fetch(&repository).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(chain(&error).contains(&server.domain()), "{error}");
+        assert_eq!(server.requests().len(), asked + 1);
+    }
     // A registry with passwords has no use for it, and does not get it.
     registry.require(basic_access());
     let asked = registry.requests().len();
