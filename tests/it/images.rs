@@ -313,13 +313,17 @@ async fn layers_that_lead_outside_change_nothing_there(t: &mut Scenario) {
 }
 
 async fn the_store_has_a_size(t: &mut Scenario) {
+    let pod = t.run_pod().await;
+    let script = "cd /; dd if=/dev/zero of=large bs=1M count=2; mkdir d; for i in `seq 200`; do : > d/$i; done";
+    let id = t.launch(&pod, t.busybox("writer").script(script)).await;
+    t.exited(&id).await;
     let response = t.cri.images.image_fs_info(ImageFsInfoRequest {}).await.expect("ImageFsInfo");
     let response = response.into_inner();
     for list in [&response.image_filesystems, &response.container_filesystems] {
         let [usage] = &list[..] else { panic!("exactly one: {list:?}") };
         assert!(usage.timestamp > 0);
         assert!(usage.used_bytes.expect("the kubelet needs it").value > 500_000, "{usage:?}");
-        assert!(usage.inodes_used.expect("as well").value > 100, "{usage:?}");
+        assert!(usage.inodes_used.expect("as well").value > 200, "{usage:?}");
         let mountpoint = &usage.fs_id.as_ref().expect("fs_id").mountpoint;
         assert_eq!(Path::new(mountpoint), t.instance().data_directory());
     }

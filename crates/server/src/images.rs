@@ -57,7 +57,8 @@ pub(crate) async fn remove(
 /// `ImageFsInfo`
 pub(crate) async fn fs_info(cri: Cri) -> Result<cri::ImageFsInfoResponse, CallError> {
     let usage = cri.engine.image_usage().await?;
-    Ok(image::fs_info(&usage, now()))
+    let containers = cri.engine.writable_layers_usage().await;
+    Ok(image::fs_info(&usage, &containers, now()))
 }
 
 async fn selected(

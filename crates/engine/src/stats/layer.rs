@@ -10,7 +10,9 @@ use std::{
 use model::UnixNanos;
 use sys::beneath;
 
-use crate::{Inner, clock, create::UPPER, objects::Container};
+use tokio::task::JoinSet;
+
+use crate::{Engine, Inner, clock, create::UPPER, objects::Container};
 
 /// How many directories are walked at the same time.
 pub(crate) const LAYER_WALKS: usize = 2;
@@ -64,6 +66,26 @@ impl Kept {
 impl Layer {
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Engine {
+    /// What all containers have written to their root file systems, each as of the last walk or a new one.
+    ///
+    /// CRI `ImageFsInfo`, `container_filesystems`.
+    pub async fn writable_layers_usage(&self) -> LayerUsage {
+        let containers = self.inner.registry.containers().into_iter();
+        let measured = containers.map(|c| Inner::layer_usage(Arc::clone(&self.inner), c));
+        // All at once; how many directories are walked at a time is limited in there.
+        let mut measured = JoinSet::from_iter(measured);
+        let mountpoint = self.inner.places.data().to_owned();
+        let mut sum = LayerUsage { at: clock::now(), bytes: 0, inodes: 0, mountpoint };
+        while let Some(layer) = measured.join_next().await {
+            let Ok(Some(layer)) = layer else { continue };
+            sum.bytes = sum.bytes.saturating_add(layer.bytes);
+            sum.inodes = sum.inodes.saturating_add(layer.inodes);
+        }
+        sum
     }
 }
 

@@ -1,10 +1,10 @@
 //! [`Image`] and [`FsUsage`] → their CRI messages.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, path::Path};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD as BASE64};
 use cri_api::v1 as cri;
-use engine::{Credentials, FsUsage, Image};
+use engine::{Credentials, FsUsage, Image, LayerUsage};
 use model::{InvalidField, UnixNanos, parse_unix_id};
 
 use super::{check_handler, required};
@@ -140,19 +140,22 @@ fn user(text: &str) -> (Option<cri::Int64Value>, String) {
     }
 }
 
-/// Shows the store's one filesystem, which also takes the writable layers of containers.
-pub(crate) fn fs_info(usage: &FsUsage, now: UnixNanos) -> cri::ImageFsInfoResponse {
-    let filesystem = cri::FilesystemUsage {
+/// Shows the one filesystem twice: what images occupy of it, and what containers have written.
+pub(crate) fn fs_info(
+    images: &FsUsage,
+    containers: &LayerUsage,
+    now: UnixNanos,
+) -> cri::ImageFsInfoResponse {
+    let filesystem = |mountpoint: &Path, bytes: u64, inodes: u64| cri::FilesystemUsage {
         timestamp: now.0,
-        fs_id: Some(cri::FilesystemIdentifier {
-            mountpoint: usage.mountpoint.display().to_string(),
-        }),
-        used_bytes: Some(cri::UInt64Value { value: usage.bytes }),
-        inodes_used: Some(cri::UInt64Value { value: usage.inodes }),
+        fs_id: Some(cri::FilesystemIdentifier { mountpoint: mountpoint.display().to_string() }),
+        used_bytes: Some(cri::UInt64Value { value: bytes }),
+        inodes_used: Some(cri::UInt64Value { value: inodes }),
     };
+    let FsUsage { bytes, inodes, mountpoint } = images;
     cri::ImageFsInfoResponse {
-        image_filesystems: vec![filesystem.clone()],
-        container_filesystems: vec![filesystem],
+        image_filesystems: vec![filesystem(mountpoint, *bytes, *inodes)],
+        container_filesystems: vec![filesystem(mountpoint, containers.bytes, containers.inodes)],
     }
 }
 
@@ -200,11 +203,19 @@ mod tests {
     #[test]
     fn an_empty_store_has_a_size() {
         let usage = FsUsage { bytes: 0, inodes: 0, mountpoint: "/data".into() };
-        let shown = fs_info(&usage, UnixNanos(9));
-        assert_eq!(shown.image_filesystems, shown.container_filesystems);
-        let [filesystem] = &shown.image_filesystems[..] else { panic!("{shown:?}") };
-        assert_eq!(filesystem.used_bytes, Some(cri::UInt64Value { value: 0 }));
-        assert_eq!(filesystem.timestamp, 9);
+        let containers = LayerUsage {
+            at: UnixNanos(8),
+            bytes: 5,
+            inodes: 6,
+            mountpoint: usage.mountpoint.clone(),
+        };
+        let shown = fs_info(&usage, &containers, UnixNanos(9));
+        for (list, bytes) in [(shown.image_filesystems, 0), (shown.container_filesystems, 5)] {
+            let [filesystem] = &list[..] else { panic!("{list:?}") };
+            assert_eq!(filesystem.used_bytes, Some(cri::UInt64Value { value: bytes }));
+            assert_eq!(filesystem.fs_id.as_ref().expect("one").mountpoint, "/data");
+            assert_eq!(filesystem.timestamp, 9);
+        }
     }
 
     #[test]
