@@ -13,6 +13,8 @@ use sha2::{Digest, Sha256};
 pub use tar::EntryType;
 use tar::Header;
 
+use crate::hostile::Hostile;
+
 /// Where the package busybox-static puts it.
 const BUSYBOX: &str = "/bin/busybox";
 const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -111,12 +113,19 @@ fn write_name(field: &mut [u8], name: &str) {
     target.expect("names in tests are short").copy_from_slice(name.as_bytes());
 }
 
+/// A layer's archive, and its blob if that is not to be made of it.
+#[derive(Debug)]
+struct LayerBytes {
+    archive: Vec<u8>,
+    blob: Option<Vec<u8>>,
+}
+
 /// An image to be.
 #[derive(Debug)]
 pub struct ImageBuilder {
     /// The object `config` of the image configuration, in its own spelling (`User`, `Entrypoint`, …).
     pub config: Value,
-    layers: Vec<Vec<u8>>,
+    layers: Vec<LayerBytes>,
     compressed: Compressed,
 }
 
@@ -158,7 +167,15 @@ impl ImageBuilder {
     /// Adds a layer on top.
     #[must_use]
     pub fn layer(mut self, layer: Layer) -> Self {
-        self.layers.push(layer.finish());
+        self.layers.push(LayerBytes { archive: layer.finish(), blob: None });
+        self
+    }
+
+    /// Adds a hostile layer on top, byte by byte as it is.
+    #[must_use]
+    pub fn hostile(mut self, layer: &Hostile) -> Self {
+        let (archive, blob) = (layer.archive.clone(), Some(layer.blob.clone()));
+        self.layers.push(LayerBytes { archive, blob });
         self
     }
 
@@ -217,7 +234,7 @@ impl ImageBuilder {
         let names: Vec<String> =
             (0..self.layers.len()).map(|index| format!("layer{index}/layer.tar")).collect();
         for (name, layer) in names.iter().zip(&self.layers) {
-            add(name, layer);
+            add(name, layer.blob.as_ref().unwrap_or(&layer.archive));
         }
         add(&format!("{digest}.json"), &config);
         let manifest = json!([{
@@ -229,8 +246,11 @@ impl ImageBuilder {
     }
 
     fn config_blob(&self) -> Vec<u8> {
-        let diff_ids: Vec<String> =
-            self.layers.iter().map(|layer| format!("sha256:{}", hex_digest(layer))).collect();
+        let diff_ids: Vec<String> = self
+            .layers
+            .iter()
+            .map(|layer| format!("sha256:{}", hex_digest(&layer.archive)))
+            .collect();
         let architecture = match std::env::consts::ARCH {
             "x86_64" => "amd64",
             "aarch64" => "arm64",
@@ -243,14 +263,18 @@ impl ImageBuilder {
         config.to_string().into_bytes()
     }
 
-    fn write_layer(&self, blobs: &Path, layer: &[u8]) -> Value {
+    fn write_layer(&self, blobs: &Path, layer: &LayerBytes) -> Value {
+        let LayerBytes { archive: layer, blob } = layer;
+        if let Some(blob) = blob {
+            return write_blob(blobs, &format!("{LAYER_TYPE}+gzip"), blob);
+        }
         match self.compressed {
             Compressed::Plain => write_blob(blobs, LAYER_TYPE, layer),
             Compressed::Gzip => {
                 write_blob(blobs, &format!("{LAYER_TYPE}+gzip"), &gzip(layer).expect("to memory"))
             }
             Compressed::Zstd => {
-                let packed = zstd::encode_all(layer, 1).expect("to memory");
+                let packed = zstd::encode_all(layer.as_slice(), 1).expect("to memory");
                 write_blob(blobs, &format!("{LAYER_TYPE}+zstd"), &packed)
             }
         }

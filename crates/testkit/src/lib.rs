@@ -16,6 +16,7 @@ mod account;
 pub mod audit;
 mod client;
 pub mod docker_registry;
+pub mod hostile;
 pub mod image;
 mod instance;
 pub mod processes;
