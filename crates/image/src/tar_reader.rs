@@ -107,7 +107,7 @@ impl<'w, S: ArchiveSource> TarReader<'w, S> {
                 return if extensions.is_empty() { Ok(None) } else { Err(self.malformed()) };
             };
             let entry_type = header.entry_type();
-            let size = self.unsigned(&header.as_old().size)?;
+            let size = self.present(&header.as_old().size)?;
             let ambiguous = match entry_type {
                 EntryType::GNULongName => {
                     let name = self.long_name(size)?;
@@ -179,13 +179,14 @@ impl<'w, S: ArchiveSource> TarReader<'w, S> {
         let raw = header.as_old();
         let seconds = self.signed(&raw.mtime)?;
         let mode = self.unsigned(&raw.mode)?;
+        let (uid, gid) = (self.unsigned(&raw.uid)?, self.unsigned(&raw.gid)?);
         Ok(Entry {
             path: path_bytes,
             link: link.unwrap_or_default(),
             kind,
             mode: u32::try_from(mode & MODE_BITS).unwrap_or(0),
-            uid: pax.uid.map_or_else(|| self.unsigned(&raw.uid), Ok)?,
-            gid: pax.gid.map_or_else(|| self.unsigned(&raw.gid), Ok)?,
+            uid: pax.uid.unwrap_or(uid),
+            gid: pax.gid.unwrap_or(gid),
             mtime: pax.mtime.unwrap_or((seconds, 0)),
             size,
             xattrs: pax.xattrs,
@@ -264,7 +265,7 @@ impl<'w, S: ArchiveSource> TarReader<'w, S> {
             148..156 => u64::from(b' '),
             _ => u64::from(*byte),
         });
-        match self.unsigned(&header.as_old().cksum)? {
+        match self.present(&header.as_old().cksum)? {
             sum if sum == unchecked.sum::<u64>() => Ok(Some(header)),
             _ => Err(self.malformed()),
         }
@@ -301,6 +302,11 @@ impl<'w, S: ArchiveSource> TarReader<'w, S> {
             }
         }
         Ok(())
+    }
+
+    /// A number that no writer leaves out.
+    fn present(&self, field: &[u8]) -> Result<u64, ImageError> {
+        if number::is_absent(field) { Err(self.malformed()) } else { self.unsigned(field) }
     }
 
     fn unsigned(&self, field: &[u8]) -> Result<u64, ImageError> {

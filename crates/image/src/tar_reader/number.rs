@@ -20,8 +20,16 @@ pub(super) fn parse(field: &[u8]) -> Option<i64> {
     }
 }
 
+/// Whether the writer left the number out.
+pub(super) fn is_absent(field: &[u8]) -> bool {
+    field.iter().all(is_blank)
+}
+
+fn is_blank(byte: &u8) -> bool {
+    matches!(byte, b' ' | 0)
+}
+
 fn octal(field: &[u8]) -> Option<i64> {
-    let is_blank = |byte: &u8| matches!(byte, b' ' | 0);
     let blanks = field.iter().take_while(|byte| **byte == b' ').count();
     let field = &field[blanks..];
     let digits = field.iter().take_while(|byte| (b'0'..=b'7').contains(*byte)).count();
@@ -60,6 +68,7 @@ mod tests {
         }
         for empty in [&b"\0\0\0\0"[..], b"    ", b"  \0\0", b""] {
             assert_eq!(parsed(empty), Some(0), "{empty:?}");
+            assert!(is_absent(empty), "{empty:?}");
         }
         assert_eq!(parsed(b"77777777777\0"), Some(0o777_7777_7777));
         assert_eq!(parsed(b"777777777777"), Some(0o7777_7777_7777), "without a terminator");
