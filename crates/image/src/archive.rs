@@ -16,8 +16,10 @@ use crate::error::{ImageError, LimitFault};
 use crate::stream::{ArchiveSource, LayerStream, Limits, StreamError, is_compressed};
 use crate::tar_reader::{Kind, TarReader, printable, stream_error};
 
-/// An image source has a handful of files per layer.
-const MAX_MEMBERS: u64 = 100_000;
+/// An image source has a handful of files per layer. Their names are kept in memory.
+const MAX_MEMBERS: u64 = 20_000;
+/// `blobs/sha256/<digest>` and the like.
+const MAX_NAME_BYTES: usize = 1024;
 const MAX_LINKS: usize = 8;
 
 /// The files of an image source, by their path in it.
@@ -157,6 +159,9 @@ fn index(file: &File) -> Result<HashMap<String, Member>, ImageError> {
         entries += 1;
         if entries > MAX_MEMBERS {
             return Err(reader.exceeded(LimitFault::Entries));
+        }
+        if entry.path.len().max(entry.link.len()) > MAX_NAME_BYTES {
+            return Err(reader.exceeded(LimitFault::PathLength));
         }
         let malformed = || ImageError::MalformedSource { name: printable(&entry.path) };
         let path = std::str::from_utf8(&entry.path).or(Err(malformed()))?;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
-use image::{Digest, ImageError, ImportOptions};
+use image::{Digest, ImageError, ImportOptions, LimitFault};
 use serde_json::{Value, json};
 
 use crate::fixture::{
@@ -287,6 +287,23 @@ fn archives_that_lie_are_refused() {
     assert!(matches!(import(truncated), ImageError::LayerRead { .. }));
     assert!(place.store.list().is_empty());
     assert_eq!(place.import(&place.file("image.tar", &whole)).unwrap().len(), 1);
+}
+
+/// The names of a source are kept in memory, and a compressed one costs its maker little.
+#[test]
+fn sources_with_too_many_or_too_long_names_are_refused() {
+    let place = Place::new();
+    let import = |archive: Vec<u8>| place.import(&place.file("image.tar", &archive)).unwrap_err();
+    let limit = |error| match error {
+        ImageError::Limit { source, .. } => Some(source),
+        _ => None,
+    };
+    let long = Layer::new().long_name(&"n/".repeat(600)).dir("d").build();
+    assert_eq!(limit(import(long)), Some(LimitFault::PathLength));
+    let long_link = Layer::new().pax(&[("linkpath", &[b'l'; 2_000])]).symlink("l", "x").build();
+    assert_eq!(limit(import(long_link)), Some(LimitFault::PathLength));
+    let many = testkit::hostile::gzip(&testkit::hostile::many_entries(20_001));
+    assert_eq!(limit(import(many)), Some(LimitFault::Entries));
 }
 
 #[test]
