@@ -1,13 +1,16 @@
-//! Builds layers, OCI layouts and docker-archives, byte by byte where the test needs it.
+//! Builds OCI layouts and docker-archives, and a store beside files that must not change.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use image::{Digest, ImportOptions, InProcess, Limits, Ownership, Store, UnpackOptions};
+pub(crate) use image::Digest;
+use image::{ImportOptions, InProcess, Limits, Ownership, Store, UnpackOptions};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testkit::hostile;
+pub(crate) use testkit::hostile::archive::{Archive as Layer, DIR, FILE, Fields};
 
 /// Whether this process can give files to the ids that containers have.
 pub(crate) fn owns_ids() -> bool {
@@ -35,113 +38,9 @@ pub(crate) enum Compression {
 pub(crate) fn compress(bytes: &[u8], compression: Compression) -> Vec<u8> {
     match compression {
         Compression::Plain => bytes.to_vec(),
-        Compression::Gzip => {
-            let level = flate2::Compression::best();
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
-            encoder.write_all(bytes).unwrap();
-            encoder.finish().unwrap()
-        }
-        Compression::Zstd => zstd::stream::encode_all(bytes, 3).unwrap(),
+        Compression::Gzip => hostile::gzip(bytes),
+        Compression::Zstd => hostile::zstd(bytes),
     }
-}
-
-/// A tar archive that takes any name and any header.
-#[derive(Default, Clone)]
-pub(crate) struct Layer {
-    bytes: Vec<u8>,
-}
-
-/// A header's fields; tests change what they are about.
-#[derive(Clone, Copy)]
-pub(crate) struct Fields {
-    pub(crate) kind: u8,
-    pub(crate) mode: u32,
-    pub(crate) uid: u64,
-    pub(crate) gid: u64,
-    pub(crate) mtime: u64,
-    /// Overrides the size of the content.
-    pub(crate) size: Option<u64>,
-}
-
-pub(crate) const FILE: Fields =
-    Fields { kind: b'0', mode: 0o644, uid: 0, gid: 0, mtime: 1_000, size: None };
-pub(crate) const DIR: Fields = Fields { kind: b'5', mode: 0o755, ..FILE };
-
-impl Layer {
-    pub(crate) fn new() -> Self {
-        Self::default()
-    }
-
-    pub(crate) fn entry(mut self, fields: Fields, name: &str, link: &str, content: &[u8]) -> Self {
-        let length = u64::try_from(content.len()).unwrap();
-        let mut header = tar::Header::new_ustar();
-        let old = header.as_old_mut();
-        old.name[..name.len()].copy_from_slice(name.as_bytes());
-        old.linkname[..link.len()].copy_from_slice(link.as_bytes());
-        old.linkflag = [fields.kind];
-        header.set_mode(fields.mode);
-        header.set_uid(fields.uid);
-        header.set_gid(fields.gid);
-        header.set_mtime(fields.mtime);
-        header.set_size(fields.size.unwrap_or(length));
-        header.set_cksum();
-        self.bytes.extend(header.as_bytes());
-        self.bytes.extend(content);
-        self.bytes.resize(self.bytes.len().next_multiple_of(512), 0);
-        self
-    }
-
-    pub(crate) fn file(self, name: &str, content: &str) -> Self {
-        self.entry(FILE, name, "", content.as_bytes())
-    }
-
-    pub(crate) fn dir(self, name: &str) -> Self {
-        self.entry(DIR, name, "", b"")
-    }
-
-    pub(crate) fn symlink(self, name: &str, target: &str) -> Self {
-        self.entry(Fields { kind: b'2', ..FILE }, name, target, b"")
-    }
-
-    pub(crate) fn hard_link(self, name: &str, target: &str) -> Self {
-        self.entry(Fields { kind: b'1', ..FILE }, name, target, b"")
-    }
-
-    /// PAX records for the next entry.
-    pub(crate) fn pax(self, records: &[(&str, &[u8])]) -> Self {
-        let content: Vec<u8> = records.iter().flat_map(|(k, v)| pax_record(k, v)).collect();
-        self.entry(Fields { kind: b'x', ..FILE }, "pax", "", &content)
-    }
-
-    /// A GNU long name for the next entry.
-    pub(crate) fn long_name(self, name: &str) -> Self {
-        let content = [name.as_bytes(), b"\0"].concat();
-        self.entry(Fields { kind: b'L', ..FILE }, "././@LongLink", "", &content)
-    }
-
-    pub(crate) fn raw(mut self, bytes: &[u8]) -> Self {
-        self.bytes.extend(bytes);
-        self
-    }
-
-    /// The archive without its end.
-    pub(crate) fn unfinished(self) -> Vec<u8> {
-        self.bytes
-    }
-
-    pub(crate) fn build(mut self) -> Vec<u8> {
-        self.bytes.extend([0; 1024]);
-        self.bytes
-    }
-}
-
-fn pax_record(key: &str, value: &[u8]) -> Vec<u8> {
-    let body = [b" ", key.as_bytes(), b"=", value, b"\n"].concat();
-    let mut length = body.len() + 1;
-    while length.to_string().len() + body.len() != length {
-        length += 1;
-    }
-    [length.to_string().as_bytes(), &body].concat()
 }
 
 /// An OCI layout in a directory.

@@ -8,9 +8,12 @@
     reason = "an integration test; a skipped one says why"
 )]
 
+mod arena;
+mod differential;
 mod export;
 mod fixture;
 mod good;
 mod hostile;
 mod hostile_image;
+mod iunpack;
 mod store;
