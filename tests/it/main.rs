@@ -29,6 +29,7 @@ mod logs;
 mod mounts;
 mod namespaces;
 mod node;
+mod pulls;
 mod restart;
 mod stats;
 mod stops;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         mounts::tests(),
         namespaces::tests(),
         node::tests(),
+        pulls::tests(),
         restart::tests(),
         stats::tests(),
         stops::tests(),

@@ -218,6 +218,22 @@ impl DockerRegistry {
         fs::read_to_string(&path).unwrap_or_else(|error| panic!("{name} was not pushed: {error}"))
     }
 
+    /// The manifest or index that is called `name`, such as `app:1`.
+    #[must_use]
+    pub fn manifest(&self, name: &str) -> Value {
+        let text = fs::read(self.blob(&self.digest(name))).expect("a manifest");
+        serde_json::from_slice(&text).expect("JSON")
+    }
+
+    /// The file that has the blob of this digest. It is sent as it is: only clients compare it with the digest.
+    #[must_use]
+    pub fn blob(&self, digest: &str) -> PathBuf {
+        let hex = digest.strip_prefix("sha256:").expect("a digest");
+        let begin = hex.get(..2).expect("a digest");
+        let path = format!("storage/docker/registry/v2/blobs/sha256/{begin}/{hex}/data");
+        self.directory.path().join(path)
+    }
+
     fn copy(&self, source: &str, format: Format, name: &str) {
         let mut command = Command::new("skopeo");
         command.args(["--insecure-policy", "copy", "--all", "--quiet"]);

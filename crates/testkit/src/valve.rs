@@ -1,4 +1,4 @@
-//! A valve in a connection: lets through as many bytes of what a server sends as a test allows.
+//! A valve in every connection to a server: lets through as many bytes of what it sends as a test allows.
 
 use std::{
     io::{self, Read, Write},
@@ -24,21 +24,32 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What may still pass; `None`: everything.
-    budget: Option<usize>,
-    /// What has passed.
+    /// What may pass in each connection; `None`: everything.
+    limit: Option<usize>,
+    /// How often the limit was set.
+    settings: u64,
+    /// Whether a connection has reached the limit.
+    shut: bool,
+    /// What has passed in all connections.
     passed: usize,
     ended: bool,
     sockets: Vec<TcpStream>,
 }
 
+/// What has passed in one connection since the limit was set.
+#[derive(Debug, Default)]
+struct Counter {
+    settings: u64,
+    passed: usize,
+}
+
 impl Valve {
-    /// A valve before the server at `domain` (host and port) that lets `bytes` pass, then nothing.
+    /// A valve before the server at `domain` (host and port) that lets `bytes` pass in each connection, then nothing.
     #[must_use]
     pub fn before(domain: &str, bytes: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("listen on a loopback port");
         let own = listener.local_addr().expect("an address").to_string();
-        let state = State { budget: Some(bytes), ..State::default() };
+        let state = State { limit: Some(bytes), ..State::default() };
         let shared = Arc::new(Shared {
             server: domain.to_owned(),
             state: Mutex::new(state),
@@ -63,20 +74,26 @@ impl Valve {
 
     /// Lets everything pass from now on.
     pub fn open(&self) {
-        self.shared.lock().budget = None;
-        self.shared.changed.notify_all();
+        self.set_limit(None);
     }
 
-    /// Lets nothing pass after `bytes` more.
+    /// Lets nothing pass after `bytes` more in each connection.
     pub fn allow(&self, bytes: usize) {
-        self.shared.lock().budget = Some(bytes);
+        self.set_limit(Some(bytes));
+    }
+
+    fn set_limit(&self, limit: Option<usize>) {
+        let mut state = self.shared.lock();
+        state.limit = limit;
+        state.settings += 1;
+        state.shut = false;
         self.shared.changed.notify_all();
     }
 
-    /// Whether all that was allowed has passed.
+    /// Whether all that was allowed has passed in some connection, which waits for more.
     #[must_use]
     pub fn is_shut(&self) -> bool {
-        self.shared.lock().budget == Some(0)
+        self.shared.lock().shut
     }
 
     /// Bytes that have passed from the server to its clients.
@@ -141,6 +158,7 @@ impl Shared {
 
     fn pass(&self, mut from: &TcpStream, mut to: &TcpStream) -> io::Result<()> {
         let mut buffer = [0; 16 << 10];
+        let mut counter = Counter::default();
         loop {
             let read = from.read(&mut buffer)?;
             let mut rest = buffer.get(..read).unwrap_or_default();
@@ -148,7 +166,7 @@ impl Shared {
                 return Ok(());
             }
             while !rest.is_empty() {
-                let Some(granted) = self.grant(rest.len()) else { return Ok(()) };
+                let Some(granted) = self.grant(&mut counter, rest.len()) else { return Ok(()) };
                 let (now, later) = rest.split_at(granted);
                 to.write_all(now)?;
                 rest = later;
@@ -157,18 +175,25 @@ impl Shared {
     }
 
     /// Waits until something may pass: at most `wanted` bytes. `None` when the valve is gone.
-    fn grant(&self, wanted: usize) -> Option<usize> {
+    fn grant(&self, counter: &mut Counter, wanted: usize) -> Option<usize> {
         let mut state = self.lock();
-        while state.budget == Some(0) && !state.ended {
+        loop {
+            if state.ended {
+                return None;
+            }
+            if counter.settings != state.settings {
+                *counter = Counter { settings: state.settings, passed: 0 };
+            }
+            let room = state.limit.map_or(wanted, |limit| limit - counter.passed);
+            if room > 0 {
+                let granted = room.min(wanted);
+                counter.passed += granted;
+                state.passed += granted;
+                return Some(granted);
+            }
+            state.shut = true;
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        if state.ended {
-            return None;
-        }
-        let granted = state.budget.map_or(wanted, |budget| budget.min(wanted));
-        state.budget = state.budget.map(|budget| budget - granted);
-        state.passed += granted;
-        Some(granted)
     }
 }
 
@@ -188,7 +213,10 @@ mod tests {
         let mut client = TcpStream::connect(valve.domain()).expect("connect");
         let mut begin = [0; 4];
         client.read_exact(&mut begin).expect("what is allowed");
-        assert_eq!((&begin, valve.is_shut(), valve.passed()), (b"0123", true, 4));
+        assert_eq!((&begin, valve.passed()), (b"0123", 4));
+        while !valve.is_shut() {
+            thread::yield_now();
+        }
         valve.open();
         let mut rest = String::new();
         client.read_to_string(&mut rest).expect("the rest");
