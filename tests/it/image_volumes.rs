@@ -196,11 +196,14 @@ async fn the_status_shows_the_id_that_was_sent(t: &mut Scenario) {
     let (image, pod) = (import(t, "volume", &volume()), t.run_pod().await);
     let id = image_id(t, &image).await;
     for (name, sent) in [("by-name", &image), ("by-id", &id)] {
-        let spec = with(t.busybox(name), image_mount(sent, "./data/"));
+        let mut mount = image_mount(sent, "./data/");
+        mount.image.as_mut().expect("an image").user_specified_image = "volume".to_owned();
+        let spec = with(t.busybox(name), mount);
         let container = t.create(&pod, spec).await;
         let shown = t.status(&container).await.mounts.remove(0);
         let image = shown.image.expect("an image");
         assert_eq!((&image.image, &image.image_ref), (sent, &id));
+        assert_eq!(image.user_specified_image, "volume");
         assert_eq!((shown.host_path.as_str(), shown.image_sub_path.as_str()), ("", "./data/"));
         assert!(shown.readonly);
     }

@@ -38,9 +38,9 @@ impl Inner {
     ) -> Result<ImageVolumes, EngineError> {
         let mut found = ImageVolumes::default();
         for (index, mount) in config.mounts.iter().enumerate() {
-            let MountSource::Image { image: reference, sub_path } = &mount.source else { continue };
+            let MountSource::Image { image, sub_path } = &mount.source else { continue };
             let field = format!("config.mounts[{index}]");
-            let image = self.mounted_image(&field, reference)?;
+            let image = self.mounted_image(&field, &image.image)?;
             if let Some(sub_path) = sub_path {
                 check_sub_path(
                     &field,

@@ -106,8 +106,8 @@ pub enum MountSource {
     Host(HostPath),
     /// An image, or a part of it; read-only.
     Image {
-        /// As the request names it; CRI `image.image`.
-        image: String,
+        /// CRI `image`.
+        image: ImageRequest,
         /// What of it, if not all; CRI `image_sub_path`.
         sub_path: Option<SubPath>,
     },

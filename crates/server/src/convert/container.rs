@@ -61,7 +61,7 @@ fn checked(config: cri::ContainerConfig, host: HostTraits) -> Result<ContainerCo
 }
 
 /// `annotations` are hints that Usnea has no use for; `image_ref` is for statuses only.
-fn image(spec: Option<cri::ImageSpec>) -> Result<ImageRequest, InvalidField> {
+pub(super) fn image(spec: Option<cri::ImageSpec>) -> Result<ImageRequest, InvalidField> {
     let spec = required("image", spec)?;
     if spec.image.is_empty() {
         return Err(InvalidField::new("image.image", "", "is required"));

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 
 use cri_api::v1 as cri;
 use model::{
-    ContainerPath, ContainerRecord, HostPath, IMAGE_MOUNT_FAILED, InvalidField, Mount,
-    MountOptions, MountPropagation, MountSource, SubPath,
+    ContainerPath, ContainerRecord, HostPath, IMAGE_MOUNT_FAILED, ImageRequest, InvalidField,
+    Mount, MountOptions, MountPropagation, MountSource, SubPath,
 };
 
-use super::known;
+use super::{container, known};
 
 /// Clients recognise errors about recursive read-only mounts by this beginning.
 const RRO_UNSUPPORTED: &str = "RROUnsupported: ";
@@ -34,8 +34,8 @@ pub(super) fn from_cri(mounts: &[cri::Mount]) -> Result<Vec<Mount>, InvalidField
 }
 
 fn parse(mount: &cri::Mount, field: &str) -> Result<Mount, InvalidField> {
-    let image = mount.image.as_ref().map_or("", |spec| spec.image.as_str());
-    if image.is_empty() && mount.image_sub_path.is_empty() {
+    let image = mount.image.as_ref().filter(|spec| !spec.image.is_empty());
+    if image.is_none() && mount.image_sub_path.is_empty() {
         let path = HostPath::parse(&format!("{field}.host_path"), &mount.host_path)?;
         return parse_rest(mount, MountSource::Host(path), field);
     }
@@ -70,14 +70,18 @@ fn parse_rest(mount: &cri::Mount, source: MountSource, field: &str) -> Result<Mo
     })
 }
 
-fn image_source(mount: &cri::Mount, image: &str, field: &str) -> Result<MountSource, InvalidField> {
+fn image_source(
+    mount: &cri::Mount,
+    image: Option<&cri::ImageSpec>,
+    field: &str,
+) -> Result<MountSource, InvalidField> {
     let within = |name: &str| format!("{field}.{name}");
     let refuse =
         |name: &str, value: &str, reason: &str| Err(InvalidField::new(within(name), value, reason));
     let sub_path = &mount.image_sub_path;
-    if image.is_empty() {
+    let Some(image) = image else {
         return refuse("image_sub_path", sub_path, "has no image");
-    }
+    };
     if !mount.host_path.is_empty() {
         return refuse("host_path", &mount.host_path, "is given beside an image; give one");
     }
@@ -93,7 +97,8 @@ fn image_source(mount: &cri::Mount, image: &str, field: &str) -> Result<MountSou
         "" => None,
         text => Some(SubPath::parse(&within("image_sub_path"), text)?),
     };
-    Ok(MountSource::Image { image: image.to_owned(), sub_path })
+    let image = container::image(Some(image.clone())).map_err(|refusal| refusal.within(field))?;
+    Ok(MountSource::Image { image, sub_path })
 }
 
 fn propagation(number: i32, field: &str) -> Result<MountPropagation, InvalidField> {
@@ -134,8 +139,10 @@ fn to_cri(mount: &Mount, image_id: Option<&str>) -> cri::Mount {
     let (host_path, image, image_sub_path) = match &mount.source {
         MountSource::Host(path) => (path.to_string(), None, String::new()),
         MountSource::Image { image, sub_path } => {
+            let ImageRequest { image, user_specified_image } = image.clone();
             let image_ref = image_id.unwrap_or_default().to_owned();
-            let spec = cri::ImageSpec { image: image.clone(), image_ref, ..Default::default() };
+            let spec =
+                cri::ImageSpec { image, user_specified_image, image_ref, ..Default::default() };
             let sub_path = sub_path.as_ref().map(ToString::to_string);
             (String::new(), Some(spec), sub_path.unwrap_or_default())
         }
@@ -274,7 +281,11 @@ mod tests {
     /// C28
     #[test]
     fn an_image_mount_is_shown_with_its_id() {
-        let spec = cri::ImageSpec { image: "busybox".to_owned(), ..Default::default() };
+        let spec = cri::ImageSpec {
+            image: "sha256:0".to_owned(),
+            user_specified_image: "busybox".to_owned(),
+            ..Default::default()
+        };
         let mut mount = cri::Mount {
             container_path: "/data".to_owned(),
             image: Some(spec.clone()),

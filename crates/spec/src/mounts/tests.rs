@@ -147,7 +147,7 @@ fn the_whole_of_dev_cannot_be_replaced() {
 #[test]
 fn images_are_bound_from_where_they_are_attached() {
     let image = |target: &str| {
-        let source = MountSource::Image { image: "busybox".to_owned(), sub_path: None };
+        let source = MountSource::Image { image: Case::new().config.image, sub_path: None };
         model::Mount { source, readonly: true, ..request(target) }
     };
     let case = with(vec![request("/data"), image("/image")]);
