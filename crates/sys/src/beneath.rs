@@ -6,7 +6,7 @@
 //! link of that name. Whoever holds the directory therefore decides where work happens, whatever
 //! another process renames meanwhile.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CString, OsStr, c_long};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -265,6 +265,9 @@ pub fn chmod(dir: impl AsFd, name: &OsStr, mode: Mode) -> Result<(), BeneathErro
     result.map_err(failed("chmod", name))
 }
 
+/// The number of `fchmodat2(2)` on every architecture; libc has it for some only.
+pub const SYS_FCHMODAT2: c_long = 452;
+
 /// Whether [`chmod`] needs `/proc` here: before Linux 6.6.
 #[must_use]
 pub fn chmod_needs_proc() -> bool {
@@ -278,7 +281,7 @@ fn fchmodat2(dir: BorrowedFd<'_>, name: &OsStr, mode: Mode) -> Result<(), Errno>
     // for longer than it; the kernel writes to no memory of ours.
     let ret = unsafe {
         libc::syscall(
-            libc::SYS_fchmodat2,
+            SYS_FCHMODAT2,
             dir.as_raw_fd(),
             name.as_ptr(),
             mode.bits(),

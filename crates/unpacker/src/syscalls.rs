@@ -8,6 +8,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen as Width, SeccompCmpOp as Is, SeccompCondition,
     SeccompFilter, SeccompRule, TargetArch,
 };
+use sys::beneath::SYS_FCHMODAT2;
 
 /// Files below descriptors, memory, time, and the end.
 const ALLOWED: &[libc::c_long] = &[
@@ -19,7 +20,7 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_fchmod,
     // Before Linux 6.6, instead of fchmodat2.
     libc::SYS_fchmodat,
-    libc::SYS_fchmodat2,
+    SYS_FCHMODAT2,
     libc::SYS_fchown,
     libc::SYS_fchownat,
     libc::SYS_fsetxattr,
