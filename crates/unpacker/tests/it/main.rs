@@ -23,6 +23,8 @@ const UNPACK: &str = "unpack-layer";
 const PROBE: &str = "probe";
 /// What makes this program give up a capability and then unpack a layer.
 const WEAK: &str = "without";
+/// What makes this program hide newer system calls and then unpack a layer.
+const OLD: &str = "before";
 /// What makes this program enter a user namespace and check something there.
 const NODE: &str = "in-node";
 
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         Some((first, rest)) if first == UNPACK => return unpacker::child(rest),
         Some((first, rest)) if first == PROBE => return confinement::probe(rest),
         Some((first, rest)) if first == WEAK => return node::unpack_without(rest),
+        Some((first, rest)) if first == OLD => return node::unpack_before(rest),
         Some((first, rest)) if first == NODE => return node::check(rest),
         _ => {}
     }

@@ -25,7 +25,7 @@ fn cost() {
             state ^= state >> 7;
             state ^= state << 17;
             // Compresses to about a half, as programs do.
-            state & 0x0f0f_0f0f_ffff_ffff
+            state & 0x0f0f_0f0f_0f0f_0f0f
         };
         (0..125_000).flat_map(|_| next().to_le_bytes()).collect()
     };

@@ -16,15 +16,21 @@ use caps::{CapSet, Capability};
 use image::{InProcess, Ownership, UnpackOptions};
 use libtest_mimic::Trial;
 use nix::{
+    libc,
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
-    sys::resource::{UsageWho, getrusage},
+    sys::{
+        prctl,
+        resource::{UsageWho, getrusage},
+    },
     unistd::{Gid, Uid, geteuid, setgid, setgroups, setuid},
 };
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+use sys::beneath::SYS_FCHMODAT2;
 use unpacker::ErrorKind;
 
 use crate::{
-    NODE, WEAK,
+    NODE, OLD, WEAK,
     layers::{Place, gzip, kind, layer, options, program, tree, unpack, unpacker},
     trial,
 };
@@ -35,9 +41,10 @@ const FIRST_ID: u32 = 1_000_000_000;
 type Check = (&'static str, fn(&Path));
 
 /// What is checked in a node of its own, with a directory that belongs to the node's root.
-const CHECKS: [Check; 5] = [
+const CHECKS: [Check; 6] = [
     ("a_layer_keeps_its_owners", a_layer_keeps_its_owners),
     ("each_capability_is_needed", each_capability_is_needed),
+    ("older_kernels_do_as_well", older_kernels_do_as_well),
     ("a_full_disk_is_no_fault_of_the_layer", a_full_disk_is_no_fault_of_the_layer),
     ("r34_broken_layers_leave_nothing", r34_broken_layers_leave_nothing),
     ("bombs_take_little_memory", bombs_take_little_memory),
@@ -99,6 +106,23 @@ pub(crate) fn unpack_without(arguments: &[OsString]) -> ExitCode {
     unpacker::child(rest)
 }
 
+/// Hides what came with the version `arguments[0]` of Linux, then unpacks.
+pub(crate) fn unpack_before(arguments: &[OsString]) -> ExitCode {
+    let Some((version, rest)) = arguments.split_first() else { return ExitCode::FAILURE };
+    let mut hidden = vec![(SYS_FCHMODAT2, Vec::new())];
+    if version == "5.13" {
+        hidden.push((libc::SYS_landlock_create_ruleset, Vec::new()));
+    }
+    let missing = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
+    let arch = std::env::consts::ARCH.try_into().expect("a known architecture");
+    let filter =
+        SeccompFilter::new(hidden.into_iter().collect(), SeccompAction::Allow, missing, arch);
+    let program = BpfProgram::try_from(filter.expect("a filter")).expect("a program");
+    prctl::set_no_new_privs().expect("no_new_privs");
+    seccompiler::apply_filter(&program).expect("hidden");
+    unpacker::child(rest)
+}
+
 fn subdirectory(directory: &Path, name: &str) -> PathBuf {
     let path = directory.join(name);
     fs::create_dir(&path).expect("made");
@@ -147,6 +171,16 @@ fn each_capability_is_needed(directory: &Path) {
         let result = unpack(&program(&[WEAK, name]), &layer(), &without, &preserving());
         let same = tree(&without).into_iter().collect::<BTreeSet<_>>() == expected;
         assert!(result.is_err() || !same, "{name} is not needed");
+    }
+}
+
+fn older_kernels_do_as_well(directory: &Path) {
+    let here = subdirectory(directory, "here");
+    unpack(&unpacker(), &layer(), &here, &preserving()).expect("unpacked");
+    for version in ["6.6", "5.13"] {
+        let before = subdirectory(directory, version);
+        unpack(&program(&[OLD, version]), &layer(), &before, &preserving()).expect(version);
+        assert_eq!(tree(&before), tree(&here), "{version}");
     }
 }
 
