@@ -173,8 +173,8 @@ pub(crate) fn tree(directory: &Path) -> Vec<String> {
             let name = path.strip_prefix(directory).expect("below").display().to_string();
             let (mode, owner) = (data.mode(), (data.uid(), data.gid()));
             let links = data.nlink();
-            // Implied directories have the time of their making.
-            let time = if kind.is_dir() { 0 } else { data.mtime() };
+            // Implied directories and whiteouts have the time of their making.
+            let time = if kind.is_dir() || kind.is_char_device() { 0 } else { data.mtime() };
             let more = if kind.is_dir() || kind.is_file() { xattrs(&path) } else { Vec::new() };
             found.push(format!("{name} {mode:o} {owner:?} {links} {time} {content} {more:?}"));
             if kind.is_dir() {
