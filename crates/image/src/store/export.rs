@@ -48,7 +48,8 @@ impl Store {
     /// [`ImageError::Transcript`] for a damaged one,
     /// [`ImageError::ContentLost`] when a layer has too much content that it replaces itself,
     /// [`ImageError::LayerChanged`] and [`ImageError::DiffIdMismatch`] when a layer's files are not
-    /// what was unpacked, [`ImageError::Missing`] when the image is removed meanwhile,
+    /// what was unpacked, [`ImageError::Beneath`] when they may not be read: that takes the ids of
+    /// containers, [`ImageError::Missing`] when the image is removed meanwhile,
     /// [`ImageError::Io`] when the output cannot be written.
     pub fn export(
         &self,
@@ -139,6 +140,7 @@ fn explain(error: ReplayError, diff_id: Digest) -> ImageError {
         ReplayError::Transcript(source) => ImageError::Transcript { diff_id, source },
         ReplayError::Lost(path) => ImageError::ContentLost { diff_id, path: printable(&path) },
         ReplayError::Changed(path) => ImageError::LayerChanged { diff_id, path: printable(&path) },
+        ReplayError::Open(error) => error.into(),
         ReplayError::Write(source) => written(source),
     }
 }

@@ -7,9 +7,10 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
-use sys::beneath::{self, Resolve};
+use sys::beneath::{self, BeneathError, Resolve};
 
 use super::reader::{Segment, TranscriptReader};
 use super::{KEPT_BYTES, len};
@@ -32,6 +33,8 @@ pub(crate) enum ReplayError {
     Lost(Vec<u8>),
     /// A file of the tree is gone or has another length.
     Changed(Vec<u8>),
+    /// A file of the tree cannot be opened.
+    Open(BeneathError),
     /// The archive cannot be written.
     Write(io::Error),
 }
@@ -110,8 +113,14 @@ fn copy_file(
     // Whatever is there by now must not make us wait.
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
     let name = Path::new(std::ffi::OsStr::from_bytes(path));
-    let file = beneath::open(root, name, Resolve::NoSymlinks, flags, Mode::empty());
-    let mut file = File::from(file.or(Err(changed()))?);
+    let file = match beneath::open(root, name, Resolve::NoSymlinks, flags, Mode::empty()) {
+        Ok(file) => file,
+        Err(error) if matches!(error.source, Errno::EACCES | Errno::EMFILE | Errno::ENFILE) => {
+            return Err(ReplayError::Open(error));
+        }
+        Err(_) => return Err(changed()),
+    };
+    let mut file = File::from(file);
     let metadata = file.metadata().or(Err(changed()))?;
     if !metadata.is_file() || metadata.len() != bytes {
         return Err(changed());
