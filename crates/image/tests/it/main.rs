@@ -12,6 +12,7 @@ mod arena;
 mod differential;
 mod export;
 mod fixture;
+mod fuzz;
 mod good;
 mod hostile;
 mod hostile_image;
