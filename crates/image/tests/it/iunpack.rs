@@ -11,7 +11,10 @@ use serde_json::json;
 use testkit::hostile::{self, Expect, Hostile, Shape};
 
 use crate::arena::Arena;
-use crate::fixture::{Digest, LAYER, Layout, MANIFEST, Place, arch, chain, config_of, owns_ids};
+use crate::fixture::{
+    Compression, Digest, FILE, Fields, LAYER, Layer, Layout, MANIFEST, Place, arch, chain,
+    config_of, owns_ids,
+};
 
 /// The hostile layers, aimed at the arena's `outside`. Those about owners need the ids of
 /// containers, else everything belongs to whoever unpacks.
@@ -167,6 +170,30 @@ fn iunpack_a_layer_with_another_diff_id_is_refused_and_leaves_nothing() {
     let error = place.import(layout.path()).unwrap_err();
     assert!(matches!(error, ImageError::DiffIdMismatch { .. }), "{error:?}");
     assert_eq!(place.layer_names(), Vec::<String>::new());
+}
+
+/// Image code must never run outside its container: not as a helper that is found by `PATH`, not as
+/// a library that a lookup of users loads.
+#[test]
+fn r11_nothing_of_an_image_is_executed_or_mapped() {
+    let place = Place::new();
+    let trap = "#!/bin/sh\ntouch trapped\n";
+    let program = Fields { mode: 0o755, ..FILE };
+    let mut layer = Layer::new().file("etc/nsswitch.conf", "passwd: evil\n");
+    for name in ["xz", "gzip", "zstd", "unpigz", "tar", "sh", "newuidmap"] {
+        layer = layer.entry(program, &format!("usr/bin/{name}"), "", trap.as_bytes());
+    }
+    let layer = layer.entry(program, "lib/libnss_evil.so.2", "", b"\x7fELF").build();
+    for how in [Compression::Gzip, Compression::Zstd] {
+        let image = place.import(Layout::image("test/app:1", &[(layer.clone(), how)]).path());
+        let image = image.unwrap().remove(0);
+        place.store.export(&image, &[], Vec::new()).unwrap();
+        let mapped = fs::read_to_string("/proc/self/maps").unwrap();
+        assert!(!mapped.contains(place.root().to_str().unwrap()), "{mapped}");
+        let root = &place.store.layer_paths(&image)[0];
+        assert!(!root.join("trapped").exists() && !Path::new("trapped").exists());
+        place.store.remove("test/app:1", &Default::default()).unwrap();
+    }
 }
 
 #[test]
