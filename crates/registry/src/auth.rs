@@ -15,8 +15,9 @@ use crate::credentials::Credentials;
 use token::Token;
 use url::Url;
 
-/// How long credentials are sent unasked after they were asked for. Bounds what is remembered.
-const BASIC_LIFETIME: Duration = Duration::from_secs(3600);
+/// How long credentials are sent unasked after they were asked for. Short, because the file that
+/// they are from may change: after `docker logout` nobody is let in by what is remembered here.
+const BASIC_LIFETIME: Duration = Duration::from_secs(60);
 
 /// What an answer to a challenge was, to begin with it the next time.
 #[derive(Debug, Default)]
