@@ -22,7 +22,7 @@ mod transcript;
 mod unpack;
 
 pub use config::ImageConfig;
-pub use digest::Digest;
+pub use digest::{Digest, Hasher};
 pub use document::{BlobRef, Document, Documents, MAX_DOCUMENT_BYTES, MAX_INDEX_DEPTH, Manifest};
 pub use error::{ConfigFault, EntryFault, ImageError, LimitFault, ReferenceFault};
 pub use reference::{Reference, Selector};

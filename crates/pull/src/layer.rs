@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use image::{LayerBlob, Reference, StagedLayer, Store};
+use image::{Digest, Hasher, ImageError, LayerBlob, Reference, StagedLayer, Store};
 use registry::Repository;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
@@ -63,6 +63,9 @@ impl Fetch {
                 let (reference, digest) = (self.reference.to_string(), self.layer.digest);
                 Err(PullError::Pipe { reference, digest, source })
             }
+            Err(Stopped::Digest { expected, actual }) => {
+                Err(self.store_failed(ImageError::DigestMismatch { expected, actual }))
+            }
             Err(Stopped::Registry(source)) => {
                 Err(PullError::Registry { reference: self.reference.to_string(), source })
             }
@@ -87,16 +90,20 @@ impl Fetch {
         }
     }
 
-    /// Passes the blob's bytes on to the unpacker.
+    /// Passes the blob's bytes on to the unpacker, and verifies them: whoever parses hostile bytes is not the one to
+    /// say what they were.
     async fn feed(&self, mut input: pipe::Sender) -> Result<(), Stopped> {
+        let mut hasher = Hasher::default();
         let blob = self.repository.blob(&self.layer.digest, self.layer.bytes).await;
         let mut blob = blob.map_err(Stopped::Registry)?;
         while let Some(chunk) = blob.chunk().await.map_err(Stopped::Registry)? {
+            hasher.update(&chunk);
             input.write_all(&chunk).await.map_err(Stopped::Pipe)?;
             self.observer
                 .received(&self.layer.diff_id, u64::try_from(chunk.len()).unwrap_or(u64::MAX));
         }
-        Ok(())
+        let (expected, actual) = (self.layer.digest, hasher.finish());
+        if actual == expected { Ok(()) } else { Err(Stopped::Digest { expected, actual }) }
     }
 
     /// Waits for the unpacker and places what it made. Goes on when the caller leaves: the layer
@@ -144,5 +151,6 @@ enum Begin {
 /// Why not all bytes reached the unpacker.
 enum Stopped {
     Registry(registry::RegistryError),
+    Digest { expected: Digest, actual: Digest },
     Pipe(io::Error),
 }
