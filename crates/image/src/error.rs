@@ -402,6 +402,15 @@ impl ImageError {
         Self::Platform { platform: platform::host() }
     }
 
+    /// Whether a layer wants what the kernel does not do for anybody: a name or an attribute that
+    /// is too long, say. Then the layer is at fault, not the disk.
+    #[must_use]
+    pub fn is_impossible_entry(&self) -> bool {
+        let Self::Unpack { path, source, .. } = self else { return false };
+        let refusals = [Errno::E2BIG, Errno::EINVAL, Errno::ENAMETOOLONG, Errno::ERANGE];
+        !path.is_empty() && refusals.contains(source)
+    }
+
     /// Whether the disk or a quota is full.
     #[must_use]
     pub fn is_no_space(&self) -> bool {

@@ -27,6 +27,7 @@ impl Answer {
         match result {
             Ok(summary) => Self::Unpacked(summary),
             Err(error) if error.is_no_space() => Self::NoSpace { message: chain(&error) },
+            Err(error) if error.is_impossible_entry() => Self::Faulty { message: chain(&error) },
             Err(
                 error
                 @ (ImageError::Io { .. } | ImageError::Beneath(_) | ImageError::Unpack { .. }),
@@ -81,11 +82,25 @@ fn is_format(character: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use nix::errno::Errno;
+
     use super::*;
 
     fn passed_on(message: &str) -> String {
         let answer = Answer::Faulty { message: message.to_owned() };
         answer.into_result().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_no_kernel_does_is_the_layers_fault() {
+        let of = |path: &str, source| {
+            let (operation, path) = ("set attribute of", path.to_owned());
+            Answer::of(Err(ImageError::Unpack { operation, path, source }))
+        };
+        assert!(matches!(of("f", Errno::E2BIG), Answer::Faulty { .. }));
+        assert!(matches!(of("f", Errno::EIO), Answer::Failed { .. }));
+        assert!(matches!(of("f", Errno::ENOSPC), Answer::NoSpace { .. }));
+        assert!(matches!(of("", Errno::EINVAL), Answer::Failed { .. }));
     }
 
     #[test]
