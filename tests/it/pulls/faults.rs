@@ -1,8 +1,10 @@
 //! Registries, networks, disks and images that are not what they should be.
 
 use std::{
+    collections::BTreeMap,
     fs,
-    path::Path,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -10,15 +12,16 @@ use it::{Outcome, Scenario};
 use serde_json::json;
 use testkit::{
     Options,
-    image::{ImageBuilder, Layer},
+    hostile::{self, Expect, Hostile},
+    image::{Compressed, ImageBuilder, Layer},
     registry::{FakeRegistry, Fault},
     valve::Valve,
 };
 use tonic::{Code, Status};
 
 use super::support::{
-    MIB, large_layer, layer, list, present, prune, pull, pull_meanwhile, registry, remove, settled,
-    small, status, store, try_pull, usage,
+    MIB, large_layer, list, present, prune, pull, pull_meanwhile, registry, remove, settled, small,
+    status, store, try_pull, usage,
 };
 
 it::tests!("pulls_faults":
@@ -32,6 +35,7 @@ it::tests!("pulls_faults":
     wrong_bytes_are_not_taken,
     a_full_disk_is_said_and_freed,
     hostile_layers_change_nothing_outside,
+    limits_are_as_configured,
     hostile_configurations_leave_nothing,
 );
 
@@ -247,52 +251,99 @@ async fn a_full_disk_is_said_and_freed(t: &mut Scenario) -> Outcome {
     Ok(())
 }
 
-fn attacks(outside: &str) -> Vec<Layer> {
-    let new = Layer::default;
-    let up = format!("../../../../../../../../{outside}");
-    vec![
-        new().file(&format!("{up}/x"), 0o644, b"x"),
-        new().file(&format!("{outside}/x"), 0o644, b"x"),
-        new().directory("a", 0o755).file(&format!("a/../{up}/x"), 0o644, b"x"),
-        new().symlink("d", outside).file("d/victim", 0o644, b"x"),
-        new().symlink("d", outside).directory("d", 0o777).file("d/x", 0o644, b"x"),
-        new().symlink("d", outside).file("d/.wh.victim", 0o644, b""),
-        new().symlink("d", outside).file("d/.wh..wh..opq", 0o644, b""),
-        new().symlink("v", &format!("{outside}/victim")).file("v", 0o644, b"x"),
-        new().hard_link("h", &format!("{up}/victim")).file("h", 0o644, b"x"),
-        new().hard_link("h", &format!("{outside}/victim")).file("h", 0o644, b"x"),
-        new().symlink("s", &format!("{outside}/victim")).hard_link("h", "s").file("h", 0o644, b"x"),
-        new().file(".wh...", 0o644, b""),
-        new().file(".wh..", 0o644, b"").file(".wh.", 0o644, b""),
-    ]
+/// Everything below `directory` that an attack could change.
+fn tree(directory: &Path) -> BTreeMap<PathBuf, (u32, u32, i64, i64, Vec<u8>)> {
+    let mut tree = BTreeMap::new();
+    let mut paths = vec![directory.to_owned()];
+    while let Some(path) = paths.pop() {
+        let data = fs::symlink_metadata(&path).expect("metadata");
+        let mut content = Vec::new();
+        if data.is_dir() {
+            let entries = fs::read_dir(&path).expect("readable");
+            paths.extend(entries.map(|entry| entry.expect("readable").path()));
+        } else if data.is_file() {
+            content = fs::read(&path).expect("readable");
+        }
+        let key = (data.mode(), data.uid(), data.mtime(), data.mtime_nsec(), content);
+        tree.insert(path, key);
+    }
+    tree
 }
 
+/// I-unpack
 async fn hostile_layers_change_nothing_outside(t: &mut Scenario) -> Outcome {
     t.own_daemon(Options::default()).await?;
-    let registry = registry()?;
-    let empty = store(t);
+    let (registry, empty) = (FakeRegistry::start(), store(t));
     // Short, because a name in a tar header has 100 bytes.
     let outside = t.instance().volume("o");
     t.instance().write(&outside.join("victim"), b"unharmed");
-    let path = outside.to_str().expect("test paths are UTF-8");
-    for (index, attack) in attacks(path).into_iter().enumerate() {
-        let name = format!("attack:{index}");
-        let image = ImageBuilder::busybox().layer(layer(t, &index.to_string())).layer(attack);
-        registry.push(&image, &name);
-        let reference = registry.reference(&name);
-        // Refused or confined: either will do.
-        if let Err(refused) = try_pull(t, &reference).await {
-            assert_eq!(refused.code(), Code::FailedPrecondition, "attack {index}: {refused:?}");
-            assert_eq!(status(t, &reference).await, None, "attack {index}");
+    let sub = t.instance().volume("o/sub");
+    t.instance().write(&sub.join("inner"), b"unharmed");
+    let before = tree(&outside);
+    for layer in hostile::layers(&outside) {
+        let Hostile { name, expect, .. } = &layer;
+        let reference = registry.reference(&format!("{}:1", image_name(name)));
+        registry.push(&ImageBuilder::empty().hostile(&layer), &format!("{}:1", image_name(name)));
+        match (expect, try_pull(t, &reference).await) {
+            (Expect::Confined(_), Ok(_)) => {}
+            (Expect::Refused(text), Err(refused)) => {
+                assert_eq!(refused.code(), Code::FailedPrecondition, "{name}: {refused:?}");
+                assert!(refused.message().contains(text), "{name}: {refused:?}");
+                assert_eq!(status(t, &reference).await, None, "{name}");
+            }
+            (_, result) => panic!("{name}: {result:?}, but expected {expect:?}"),
         }
-        let victim = fs::read(outside.join("victim")).expect("still there");
-        assert_eq!(victim, b"unharmed", "attack {index}");
-        assert_eq!(fs::read_dir(&outside).expect("readable").count(), 1, "attack {index}");
+        assert_eq!(tree(&outside), before, "{name}");
         remove(t, &reference).await;
-        settled(t).await;
-        prune(t);
-        assert_eq!(store(t), empty, "attack {index}");
     }
+    settled(t).await;
+    prune(t);
+    assert_eq!(store(t), empty);
+    Ok(())
+}
+
+/// A repository that is called like an attack.
+fn image_name(attack: &str) -> String {
+    let name = attack.to_lowercase();
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join("-")
+}
+
+async fn limits_are_as_configured(t: &mut Scenario) -> Outcome {
+    let config = "[images.limits]\nlayer_bytes = 4194304\nratio = 10\nratio_free_bytes = 65536\n\
+                  entries = 1000\ndepth = 8\npath_bytes = 60\n";
+    t.own_daemon(Options { config: config.to_owned(), ..Options::default() }).await?;
+    let (registry, empty) = (FakeRegistry::start(), store(t));
+    let files = |count: usize| {
+        (0..count).fold(Layer::default(), |layer, index| layer.file(&index.to_string(), 0o644, b""))
+    };
+    let nested = |depth: usize| {
+        (1..=depth)
+            .fold(Layer::default(), |layer, depth| layer.directory(&"d/".repeat(depth), 0o755))
+    };
+    let named = |bytes: usize| Layer::default().file(&"n".repeat(bytes), 0o644, b"");
+    let zeros = |bytes: usize| Layer::default().file("zeros", 0o644, &vec![0; bytes]);
+    let image = |layer: Layer, how| ImageBuilder::empty().layer(layer).compressed(how);
+    let (plain, gzip) = (Compressed::Plain, Compressed::Gzip);
+    for (limit, how, within, beyond) in [
+        ("unpacked bytes", plain, large_layer(t, "a", 3 * MIB), large_layer(t, "a", 5 * MIB)),
+        ("compression ratio", gzip, zeros(50_000), zeros(2 * MIB)),
+        ("entries", plain, files(1000), files(1001)),
+        ("directory depth", plain, nested(7), nested(9)),
+        ("path length", plain, named(60), named(61)),
+    ] {
+        registry.push(&image(within, how), "within:1");
+        registry.push(&image(beyond, how), "beyond:1");
+        let [within, beyond] = ["within:1", "beyond:1"].map(|name| registry.reference(name));
+        let pulled = try_pull(t, &within).await;
+        pulled.unwrap_or_else(|status| panic!("{limit}: {status:?}"));
+        let refused = try_pull(t, &beyond).await.expect_err(limit);
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{limit}: {refused:?}");
+        assert!(refused.message().contains(limit), "{limit}: {refused:?}");
+        remove(t, &within).await;
+    }
+    settled(t).await;
+    assert_eq!(store(t), empty);
     Ok(())
 }
 

@@ -16,6 +16,7 @@ it::tests!("pulls_lifetime":
     a_container_keeps_the_layers_of_a_removed_image,
     the_store_grows_and_shrinks_back,
     layers_are_there_as_long_as_an_image_needs_them,
+    pinned_images_are_marked_and_can_be_removed,
 );
 
 /// C68
@@ -162,5 +163,21 @@ async fn layers_are_there_as_long_as_an_image_needs_them(t: &mut Scenario) -> Ou
     t.remove_pod(&pod).await;
     remove(t, &two).await;
     t.eventually("the last layers go", async |t| (store(t) == empty).then_some(())).await;
+    Ok(())
+}
+
+async fn pinned_images_are_marked_and_can_be_removed(t: &mut Scenario) -> Outcome {
+    let registry = registry()?;
+    let config = format!("[images]\npinned = [\"{}/pause*\"]\n", registry.domain());
+    t.own_daemon(Options { config, ..Options::default() }).await?;
+    for (name, pinned) in [("pause:3.9", true), ("other/pause:1", false), ("paus:1", false)] {
+        registry.push(&small(t, &name.replace(['/', ':'], "-")), name);
+        let reference = registry.reference(name);
+        pull(t, &reference).await;
+        assert_eq!(present(t, &reference).await.pinned, pinned, "{name}");
+        assert_eq!(list(t, &reference).await[0].pinned, pinned, "{name}");
+        remove(t, &reference).await;
+        assert_eq!(status(t, &reference).await, None, "{name}");
+    }
     Ok(())
 }

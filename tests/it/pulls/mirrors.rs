@@ -2,8 +2,10 @@
 
 use std::{
     fmt::Write as _,
+    fs,
     io::{BufRead, BufReader},
     net::TcpListener,
+    os::unix::fs::PermissionsExt,
     thread,
 };
 
@@ -11,6 +13,7 @@ use it::{Outcome, Scenario};
 use testkit::{
     Options, Skip,
     docker_registry::{Access, DockerRegistry},
+    registry::{self, Authority, ConnectProxy, FakeRegistry, Issue},
 };
 use tonic::Code;
 
@@ -24,6 +27,7 @@ it::tests!("pulls_mirrors":
     an_unknown_authority_is_not_trusted,
     loopback_registries_by_name_need_no_setting,
     other_registries_go_through_the_proxy,
+    docker_hub_gives_tokens_to_everybody,
 );
 
 /// Nobody listens there.
@@ -176,5 +180,38 @@ async fn other_registries_go_through_the_proxy(t: &mut Scenario) -> Outcome {
     assert!(failed.message().starts_with("RegistryUnavailable: "), "{failed:?}");
     let line = asked.join().expect("no panic");
     assert!(line.starts_with("CONNECT registry.example.test:443 "), "{line}");
+    Ok(())
+}
+
+/// A replica of what Docker Hub's servers say to each other, behind a proxy that takes its names for theirs.
+async fn docker_hub_gives_tokens_to_everybody(t: &mut Scenario) -> Outcome {
+    let authority = Authority::new();
+    let directory = tempfile::Builder::new().prefix("usnea-").tempdir_in("/tmp");
+    let directory = directory.expect("temporary directory");
+    let ca_file = directory.path().join("ca.pem");
+    authority.write(&ca_file);
+    let readable = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(directory.path(), readable).expect("chmod");
+    let [hub_host, token_host] = ["registry-1.docker.io", "auth.docker.io"];
+    let hub = FakeRegistry::start_tls(&authority, &[hub_host]);
+    let tokens = FakeRegistry::start_tls(&authority, &[token_host]);
+    hub.require(registry::Access::Bearer {
+        realm: format!("https://{token_host}/token"),
+        service: "registry.docker.io".to_owned(),
+        token: "for-everybody".to_owned(),
+    });
+    tokens.issue(Issue::to_anybody("for-everybody"));
+    let routes = [(hub_host, hub.address()), (token_host, tokens.address())];
+    let proxy = ConnectProxy::start(routes);
+    let config = format!("[registry.\"docker.io\"]\nca_files = [{ca_file:?}]\n");
+    let environment = vec![("HTTPS_PROXY".to_owned(), proxy.url())];
+    t.own_daemon(Options { config, environment, ..Options::default() }).await?;
+    let pushed = hub.push(&runnable(t, "app"), "library/busybox:latest");
+    assert_eq!(pull(t, "busybox").await, pushed.id);
+    assert_eq!(present(t, "busybox").await.repo_tags, ["docker.io/library/busybox:latest"]);
+    assert_eq!(tokens.count("/token"), 1, "one token for all requests: {:?}", tokens.requests());
+    let pod = t.run_pod().await;
+    let spec = testkit::container("a", "busybox").command(&["cat", "/own/app"]);
+    assert_eq!(t.output(&pod, spec).await, format!("app of {}", t.name()));
     Ok(())
 }

@@ -3,10 +3,16 @@
 use cri_api::v1::Image;
 use it::{Outcome, Scenario};
 use serde_json::{Value, json};
-use testkit::{docker_registry::Format, image::Compressed};
+use testkit::{
+    docker_registry::Format,
+    image::{Compressed, ImageBuilder},
+    registry::FakeRegistry,
+};
 use tonic::Code;
 
-use super::support::{list, present, pull, registry, remove, runnable, small, status, try_pull};
+use super::support::{
+    layer, list, present, pull, registry, remove, runnable, small, status, try_pull,
+};
 
 it::tests!("pulls_names":
     every_form_of_a_reference_is_pulled,
@@ -20,6 +26,7 @@ it::tests!("pulls_names":
     a_filter_takes_every_form,
     the_image_is_there_when_the_reply_is,
     what_is_no_reference_is_refused,
+    layers_may_be_none_or_the_same,
 );
 
 fn names(image: &Image) -> (Vec<&str>, Vec<&str>) {
@@ -278,4 +285,21 @@ async fn what_is_no_reference_is_refused(t: &mut Scenario) {
         let refused = try_pull(t, bad).await.expect_err(bad);
         assert_eq!(refused.code(), Code::InvalidArgument, "{bad:?}: {refused:?}");
     }
+}
+
+async fn layers_may_be_none_or_the_same(t: &mut Scenario) {
+    let registry = FakeRegistry::start();
+    let none = registry.push(&ImageBuilder::empty().with("Cmd", json!(["/none"])), "none:1");
+    assert_eq!(pull(t, &registry.reference("none:1")).await, none.id);
+    let twice = ImageBuilder::busybox().layer(layer(t, "same")).layer(layer(t, "same"));
+    let twice = registry.push(&twice, "twice:1");
+    let reference = registry.reference("twice:1");
+    assert_eq!(pull(t, &reference).await, twice.id);
+    assert_eq!(registry.count(&twice.layers[1].digest), 1, "asked for once");
+    let pod = t.run_pod().await;
+    let spec = testkit::container("a", &reference).command(&["cat", "/own/same"]);
+    assert_eq!(t.output(&pod, spec).await, format!("same of {}", t.name()));
+    t.remove_pod(&pod).await;
+    remove(t, &none.id).await;
+    remove(t, &twice.id).await;
 }
