@@ -2,6 +2,7 @@
 
 mod auth;
 mod faults;
+mod hostile;
 mod joined;
 mod killed;
 mod lifetime;
@@ -13,6 +14,7 @@ pub(crate) fn tests() -> Vec<it::Test> {
     let modules = [
         auth::tests(),
         faults::tests(),
+        hostile::tests(),
         joined::tests(),
         killed::tests(),
         lifetime::tests(),
