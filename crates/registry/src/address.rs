@@ -1,7 +1,7 @@
 //! Which addresses a registry may lead to.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
@@ -20,7 +20,7 @@ pub(crate) enum Reach {
 impl Reach {
     /// Why the address is out of reach.
     fn refusal(self, address: IpAddr) -> Option<&'static str> {
-        let address = address.to_canonical();
+        let address = embedded(address).to_canonical();
         let link_local = match address {
             IpAddr::V4(v4) => v4.is_link_local(),
             IpAddr::V6(v6) => v6.is_unicast_link_local(),
@@ -29,11 +29,31 @@ impl Reach {
             Self::Named => None,
             // Cloud providers hand out credentials there.
             _ if link_local => Some("it is a link-local address"),
+            _ if METADATA.contains(&address) => Some("it serves the metadata of a cloud"),
             Self::Foreign if address.is_loopback() || address.is_unspecified() => {
                 Some("it is an address of this machine")
             }
             Self::Foreign | Self::ForeignOrLoopback => None,
         }
+    }
+}
+
+/// Where Amazon and Alibaba serve what others have at a link-local address.
+const METADATA: [IpAddr; 2] = [
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+];
+
+/// The IPv4 address that NAT64 makes of an address in 64:ff9b::/96 (RFC 6052).
+fn embedded(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(v6)
+            if v6.octets().starts_with(&[0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0]) =>
+        {
+            let [.., a, b, c, d] = v6.octets();
+            Ipv4Addr::new(a, b, c, d).into()
+        }
+        other => other,
     }
 }
 
@@ -112,8 +132,14 @@ mod tests {
             assert!(!refused(url, Reach::ForeignOrLoopback), "{url}");
             assert!(!refused(url, Reach::Named), "{url}");
         }
-        for url in ["http://169.254.169.254/", "http://[fe80::1]/", "http://[::ffff:169.254.1.1]/"]
-        {
+        for url in [
+            "http://169.254.169.254/",
+            "http://[fe80::1]/",
+            "http://[::ffff:169.254.1.1]/",
+            "http://[64:ff9b::a9fe:a9fe]/",
+            "http://[fd00:ec2::254]/",
+            "http://100.100.100.200/",
+        ] {
             assert!(refused(url, Reach::Foreign), "{url}");
             assert!(refused(url, Reach::ForeignOrLoopback), "{url}");
         }

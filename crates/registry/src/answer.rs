@@ -55,7 +55,11 @@ impl Subject<'_> {
                 RegistryError::Denied { registry, what, message, hint: hint(authorized) }
             }
             StatusCode::NOT_FOUND => RegistryError::NotFound { registry, what, message },
-            status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+            status
+                if status.is_server_error()
+                    || status == StatusCode::TOO_MANY_REQUESTS
+                    || status == StatusCode::REQUEST_TIMEOUT =>
+            {
                 let status = status.as_u16();
                 RegistryError::Failing { registry, what, status, message, retry_after }
             }

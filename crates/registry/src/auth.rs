@@ -18,6 +18,8 @@ use url::Url;
 /// How long credentials are sent unasked after they were asked for. Short, because the file that
 /// they are from may change: after `docker logout` nobody is let in by what is remembered here.
 const BASIC_LIFETIME: Duration = Duration::from_secs(60);
+/// How many are remembered: whoever names images decides how many there could be.
+const MAX_GRANTS: usize = 256;
 
 /// What an answer to a challenge was, to begin with it the next time.
 #[derive(Debug, Default)]
@@ -72,6 +74,12 @@ impl Grants {
         let mut grants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         grants.retain(|_, grant| grant.good_until > now);
+        if grants.len() >= MAX_GRANTS {
+            let soonest = grants.iter().min_by_key(|(_, grant)| grant.good_until);
+            if let Some(soonest) = soonest.map(|(grantee, _)| grantee.clone()) {
+                grants.remove(&soonest);
+            }
+        }
         grants.insert(grantee, grant);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use image::Reference;
 use url::Url;
@@ -30,6 +30,8 @@ pub struct ClientConfig {
     pub user_agent: String,
     /// How often a request is repeated.
     pub retry: RetryPolicy,
+    /// How long a mirror that cannot be reached is left alone.
+    pub mirror_pause: Duration,
 }
 
 impl Default for ClientConfig {
@@ -40,6 +42,7 @@ impl Default for ClientConfig {
             credential_files: Vec::new(),
             user_agent: "usnea".to_owned(),
             retry: RetryPolicy::default(),
+            mirror_pause: Duration::from_secs(60),
         }
     }
 }
@@ -69,11 +72,25 @@ pub(crate) struct Shared {
     pub(crate) config: ClientConfig,
     pub(crate) transport: Transport,
     pub(crate) grants: Grants,
+    /// Mirrors that could not be reached, until they are asked again.
+    absent: Mutex<HashMap<String, Instant>>,
     /// The schemes that endpoints turned out to speak.
     schemes: Mutex<HashMap<String, String>>,
 }
 
 impl Shared {
+    /// Whether a mirror could not be reached a moment ago.
+    pub(crate) fn is_absent(&self, mirror: &str) -> bool {
+        let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        absent.get(mirror).is_some_and(|until| *until > Instant::now())
+    }
+
+    /// Leaves a mirror alone for a while: every pull would wait for it.
+    pub(crate) fn note_absent(&self, mirror: &str) {
+        let mut absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        absent.insert(mirror.to_owned(), Instant::now() + self.config.mirror_pause);
+    }
+
     pub(crate) fn scheme(&self, endpoint: &str) -> Option<String> {
         self.schemes.lock().unwrap_or_else(PoisonError::into_inner).get(endpoint).cloned()
     }
@@ -99,8 +116,8 @@ impl Client {
             crate::transport::check_certificates(&settings.ca_files)?;
         }
         let transport = Transport::new(config.user_agent.clone());
-        let (grants, schemes) = (Grants::default(), Mutex::default());
-        Ok(Self { shared: Arc::new(Shared { config, transport, grants, schemes }) })
+        let (grants, absent, schemes) = (Grants::default(), Mutex::default(), Mutex::default());
+        Ok(Self { shared: Arc::new(Shared { config, transport, grants, absent, schemes }) })
     }
 
     /// The repository of `reference`.

@@ -15,7 +15,9 @@ type Registries = BTreeMap<String, RegistrySettings>;
 /// Docker's registry, as references name it, where it is, and where it gives tokens.
 const HUB: &str = "docker.io";
 const HUB_HOST: &str = "registry-1.docker.io";
-const HUB_AUTH_HOST: &str = "auth.docker.io";
+/// Registries whose tokens are known to come from another host.
+const KNOWN_AUTH_HOSTS: [(&str, &str); 2] =
+    [(HUB, "auth.docker.io"), ("registry.gitlab.com", "gitlab.com")];
 
 /// A server that speaks the distribution protocol.
 #[derive(Clone, Debug)]
@@ -117,9 +119,9 @@ impl Endpoint {
     pub(crate) fn trusts(&self, realm: &Url) -> bool {
         let own = self.bases.iter().any(|base| base.host() == realm.host());
         let host = realm.host_str().unwrap_or_default();
-        let hub = !self.is_mirror && self.domain == HUB && host == HUB_AUTH_HOST;
+        let known = KNOWN_AUTH_HOSTS.contains(&(self.domain.as_str(), host)) && !self.is_mirror;
         let name = host_and_port(realm);
-        own || hub || self.auth_hosts.iter().any(|listed| *listed == name || listed == host)
+        own || known || self.auth_hosts.iter().any(|listed| *listed == name || listed == host)
     }
 }
 

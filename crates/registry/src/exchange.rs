@@ -106,7 +106,9 @@ impl Exchange<'_> {
     fn url(&self, base: &Url, get: &Get) -> Url {
         let prefix = base.path().trim_end_matches('/');
         let mut url = base.clone();
-        url.set_path(&format!("{prefix}/v2/{}/{}", self.path, get.tail));
+        // A proxy for several registries has each below a path of its own, such as `/v2/hub`.
+        let api = if prefix == "/v2" || prefix.starts_with("/v2/") { "" } else { "/v2" };
+        url.set_path(&format!("{prefix}{api}/{}/{}", self.path, get.tail));
         if self.endpoint.is_mirror {
             // As containerd tells a mirror for several registries which one is meant.
             url.query_pairs_mut().append_pair("ns", &self.endpoint.domain);

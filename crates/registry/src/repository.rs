@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use image::{Digest, MAX_DOCUMENT_BYTES, Selector};
 use reqwest::Response;
@@ -12,9 +13,9 @@ use crate::blob::Blob;
 use crate::client::Shared;
 use crate::credentials::Credentials;
 use crate::endpoint::Endpoint;
-use crate::error::RegistryError;
+use crate::error::{ErrorKind, RegistryError};
 use crate::exchange::{Exchange, Get};
-use crate::meter::Meter;
+use crate::meter::{Meter, Stalled};
 use crate::retry::RetryPolicy;
 
 /// What is understood, the kinds for several platforms first.
@@ -22,6 +23,8 @@ const MANIFEST_TYPES: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json";
+/// What a document, or the beginning of a layer, may take in all, however steadily it trickles.
+const DOCUMENT_TIME: Duration = Duration::from_secs(180);
 /// A mirror that does not work is not worth waiting for.
 pub(crate) const MIRROR_ATTEMPTS: u32 = 2;
 
@@ -121,6 +124,17 @@ impl Repository {
         Blob::open(self.clone(), *digest, bytes).await
     }
 
+    /// The same repository, but of the registry itself only; `None` when it has no mirrors.
+    #[must_use]
+    pub fn without_mirrors(&self) -> Option<Self> {
+        let inner = &self.inner;
+        let own = inner.endpoints.iter().filter(|endpoint| !endpoint.is_mirror);
+        let own: Vec<Endpoint> = own.cloned().collect();
+        let (shared, path) = (Arc::clone(&inner.shared), inner.path.clone());
+        (own.len() < inner.endpoints.len())
+            .then(|| Self::new(shared, path, own, inner.credentials.clone()))
+    }
+
     async fn document_of(&self, get: &Get, take: Take) -> Result<Fetched, RegistryError> {
         match self.ask(get, take, &[]).await? {
             (_, Taken::Document(fetched)) => Ok(fetched),
@@ -187,7 +201,8 @@ impl Repository {
         let mut error = None;
         for index in std::iter::once(preferred).chain(others) {
             let Some(endpoint) = self.inner.endpoints.get(index) else { continue };
-            if avoided.contains(&Source(index)) {
+            let absent = endpoint.is_mirror && self.inner.shared.is_absent(&endpoint.name);
+            if absent || avoided.contains(&Source(index)) {
                 continue;
             }
             match self.ask_endpoint(endpoint, get, take).await {
@@ -196,6 +211,9 @@ impl Repository {
                     return Ok((Source(index), taken));
                 }
                 Err(failure) if endpoint.is_mirror => {
+                    if failure.kind() == ErrorKind::Unavailable {
+                        self.inner.shared.note_absent(&endpoint.name);
+                    }
                     tracing::info!(mirror = endpoint.name, ?failure, "mirror is passed over");
                 }
                 Err(failure) => error = Some(failure),
@@ -219,7 +237,12 @@ impl Repository {
         }
         let mut attempt = 1;
         loop {
-            let error = match self.once(endpoint, get, take).await {
+            let once = tokio::time::timeout(DOCUMENT_TIME, self.once(endpoint, get, take)).await;
+            let too_long = |_elapsed| {
+                let subject = Subject { registry: &endpoint.name, what: &get.what };
+                Err(subject.stalled(Stalled { waited: DOCUMENT_TIME }))
+            };
+            let error = match once.unwrap_or_else(too_long) {
                 Ok(taken) => return Ok(taken),
                 Err(error) => error,
             };

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -69,10 +70,19 @@ pub(crate) async fn look_up(
 /// Reads a file; `None` when it is absent.
 fn read(path: &Path) -> Result<Option<CredentialsFile>, RegistryError> {
     let failed = |source| RegistryError::CredentialsFile { path: path.to_owned(), source };
-    let file = match File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+    // A FIFO must not make us wait for its writer.
+    let flags = nix::fcntl::OFlag::O_NONBLOCK.bits();
+    let file = match File::options().read(true).custom_flags(flags).open(path) {
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            return Ok(None);
+        }
         file => file.map_err(failed)?,
     };
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "is no regular file")));
+    }
     let mut text = String::new();
     file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(failed)?;
     // The parser's message would repeat a piece of the file.
@@ -172,6 +182,8 @@ async fn ask_helper(name: &str, server: &str) -> Result<Option<Credentials>, Reg
     }
     let spawned = Command::new(format!("docker-credential-{name}"))
         .arg("get")
+        // The password of another registry, perhaps.
+        .env_remove("USNEA_CREDS")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -204,6 +216,7 @@ async fn ask_helper(name: &str, server: &str) -> Result<Option<Credentials>, Reg
     let answer: HelperAnswer =
         serde_json::from_slice(&answer).map_err(|_secret| failed("answers no JSON".to_owned()))?;
     Ok(Some(match answer.username.as_str() {
+        "" if answer.secret.is_empty() => return Ok(None),
         TOKEN_USER => Credentials::IdentityToken(answer.secret),
         _ => Credentials::Basic { username: answer.username, password: answer.secret },
     }))

@@ -15,10 +15,12 @@ use crate::error::RegistryError;
 use crate::meter::Meter;
 
 const CLIENT_ID: &str = "usnea";
-const MAX_ANSWER_BYTES: u64 = 1 << 20;
+const MAX_ANSWER_BYTES: u64 = 128 << 10;
+/// The longest token that is taken; it is kept, and sent with every request.
+const MAX_TOKEN_BYTES: usize = 64 << 10;
 /// What a server means that does not say how long its token is good.
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
-const LONGEST_LIFETIME: Duration = Duration::from_secs(86_400);
+const LONGEST_LIFETIME: Duration = Duration::from_secs(3600);
 /// A token is not used in its last seconds.
 const SLACK: Duration = Duration::from_secs(5);
 
@@ -102,6 +104,8 @@ impl TokenRequest<'_> {
                 message: String::new(),
                 hint: hint(authorized),
             }),
+            // No image is missing, but the token server.
+            StatusCode::NOT_FOUND => Err(self.subject.protocol("there is no token server")),
             _ => Err(self.subject.failed(response, authorized, meter).await),
         }
     }
@@ -111,7 +115,10 @@ impl TokenRequest<'_> {
 fn parse(body: &[u8], asked: Instant) -> Option<Token> {
     let answer: Answer = serde_json::from_slice(body).ok()?;
     let value = answer.token.filter(|token| !token.is_empty()).or(answer.access_token)?;
-    if value.is_empty() || value.contains(|c: char| !c.is_ascii_graphic()) {
+    if value.is_empty()
+        || value.len() > MAX_TOKEN_BYTES
+        || value.contains(|c: char| !c.is_ascii_graphic())
+    {
         return None;
     }
     let lifetime = answer.expires_in.as_u64().map_or(DEFAULT_LIFETIME, Duration::from_secs);
@@ -133,7 +140,7 @@ mod tests {
             (r#"{"token":null,"access_token":"b","expires_in":null}"#, "b", 55),
             (r#"{"token":"a","expires_in":3}"#, "a", 0),
             (r#"{"token":"a","expires_in":-1}"#, "a", 55),
-            (r#"{"token":"a","expires_in":18446744073709551615}"#, "a", 86_400),
+            (r#"{"token":"a","expires_in":18446744073709551615}"#, "a", 3600),
         ] {
             let token = parse(answer.as_bytes(), now).unwrap();
             assert_eq!(token.value, value, "{answer}");
