@@ -19,6 +19,8 @@ pub const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 /// How deep indexes are followed: that of an archive, that of several platforms, and one more
 /// level that some builders add.
 pub const MAX_INDEX_DEPTH: usize = 3;
+/// Every list of images repeats them.
+const MAX_ANNOTATION_BYTES: usize = 16 << 10;
 /// Overlayfs stacks that many lower directories (`OVL_MAX_STACK`).
 const MAX_LAYERS: usize = 500;
 
@@ -195,8 +197,15 @@ fn manifest(bytes: &[u8]) -> Result<Manifest, ImageError> {
     Ok(Manifest {
         config: BlobRef::of(manifest.config())?,
         layers: manifest.layers().iter().map(BlobRef::of).collect::<Result<_, _>>()?,
-        annotations: BTreeMap::from_iter(manifest.annotations().clone().unwrap_or_default()),
+        annotations: annotations(&manifest),
     })
+}
+
+/// The annotations, unless they are so many that lists of images would become too large to send.
+fn annotations(manifest: &ImageManifest) -> BTreeMap<String, String> {
+    let all = BTreeMap::from_iter(manifest.annotations().clone().unwrap_or_default());
+    let bytes: usize = all.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if bytes <= MAX_ANNOTATION_BYTES { all } else { BTreeMap::new() }
 }
 
 fn is_image_config(media_type: &MediaType) -> bool {

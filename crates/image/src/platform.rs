@@ -6,13 +6,15 @@ use oci_spec::image::{Arch, Descriptor, ImageConfiguration, Os};
 
 /// A variant that every machine of its architecture runs.
 const BASE_LEVEL: u8 = 1;
+/// Below everything that says that it is for this machine.
+const UNKNOWN_LEVEL: u8 = 0;
 
 /// How well the described image suits this machine; `None` when it does not run here.
 ///
 /// A descriptor without a platform may suit. Attestations have the platform `unknown/unknown` and
 /// fall out here.
 pub(crate) fn rank(descriptor: &Descriptor) -> Option<u8> {
-    let Some(platform) = descriptor.platform() else { return Some(BASE_LEVEL) };
+    let Some(platform) = descriptor.platform() else { return Some(UNKNOWN_LEVEL) };
     if *platform.os() != Os::Linux || *platform.architecture() != Arch::default() {
         return None;
     }

@@ -151,7 +151,8 @@ fn is_domain(domain: &str) -> bool {
         _ => (domain, None),
     };
     port.is_none_or(|port| {
-        (1..=5).contains(&port.len()) && port.bytes().all(|byte| byte.is_ascii_digit())
+        port.bytes().all(|byte| byte.is_ascii_digit())
+            && port.parse::<u16>().is_ok_and(|port| port > 0)
     }) && is_host(host)
 }
 

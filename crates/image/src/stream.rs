@@ -36,7 +36,7 @@ pub struct Limits {
     pub path_bytes: usize,
     /// Bytes of one entry's extended headers.
     pub header_bytes: u64,
-    /// Time for one layer.
+    /// Time for one layer, its transfer included.
     pub duration: Duration,
 }
 
@@ -51,7 +51,7 @@ impl Default for Limits {
             depth: 256,
             path_bytes: 4095,
             header_bytes: 1 << 20,
-            duration: Duration::from_secs(3600),
+            duration: Duration::from_secs(6 * 3600),
         }
     }
 }

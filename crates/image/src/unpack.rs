@@ -450,7 +450,11 @@ fn set_xattrs(fd: BorrowedFd<'_>, entry: &Entry) -> Result<(), Failure> {
             continue;
         }
         match beneath::set_xattr(fd, name, value) {
-            Ok(()) | Err(Errno::EOPNOTSUPP | Errno::EPERM | Errno::EINVAL) => {}
+            // ENOSPC is the file system's word for a value that is too large for it.
+            Ok(())
+            | Err(
+                Errno::EOPNOTSUPP | Errno::EPERM | Errno::EINVAL | Errno::ENOSPC | Errno::ERANGE,
+            ) => {}
             Err(errno) => return Err(on("set attribute of")(errno)),
         }
     }

@@ -58,6 +58,14 @@ pub enum PullError {
         /// The index.
         digest: Digest,
     },
+    /// An index leads to more documents than an image can have for this machine.
+    #[error("pull {reference}: more than {limit} documents do not lead to an image")]
+    TooManyDocuments {
+        /// The image.
+        reference: String,
+        /// The limit.
+        limit: usize,
+    },
     /// The process is ending, or a bug.
     #[error("pull {reference}: interrupted")]
     Interrupted {
@@ -93,7 +101,7 @@ impl PullError {
             Self::Registry { source, .. } => registry_kind(source.kind()),
             Self::Image { source, .. } => image_kind(source),
             Self::Layer { source, .. } => unpacker_kind(source.kind()),
-            Self::Nested { .. } => PullErrorKind::Faulty,
+            Self::Nested { .. } | Self::TooManyDocuments { .. } => PullErrorKind::Faulty,
             Self::Pipe { .. } | Self::Interrupted { .. } => PullErrorKind::Internal,
         }
     }

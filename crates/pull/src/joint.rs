@@ -68,7 +68,9 @@ impl<K: Clone + Eq + Hash, T: Clone + Send + Sync + 'static> Joint<K, T> {
         F: Future<Output = T> + Send + 'static,
     {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(work) = running.get(&key).and_then(Weak::upgrade) {
+        let known = running.get(&key).and_then(Weak::upgrade);
+        // What has ended is not joined, though somebody may not have looked at it yet.
+        if let Some(work) = known.filter(|work| work.result.borrow().is_none()) {
             return (work, false);
         }
         running.retain(|_, work| work.strong_count() > 0);

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, spawn_blocking};
 use unpacker::Unpacker;
 
-use crate::error::PullError;
+use crate::error::{PullError, PullErrorKind};
 use crate::joint::{Joint, Outcome};
 use crate::layer::Fetch;
 use crate::observe::{Layer, Observer};
@@ -18,6 +18,9 @@ use crate::resolve::{Resolved, Resolver};
 /// How often layers are pulled again that a removal took away meanwhile, and how often work of
 /// another pull may fail that this one joined.
 const ATTEMPTS: usize = 3;
+
+/// Layers of all images that are unpacked at a time.
+const MAX_UNPACKERS: usize = 16;
 
 /// How images are pulled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +43,14 @@ pub struct Puller {
 
 type Shareable<T> = Result<T, Arc<PullError>>;
 
+/// A layer as one registry offers it: pulls from elsewhere must not wait for a registry that trickles.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct LayerKey {
+    domain: String,
+    digest: image::Digest,
+    diff_id: image::Digest,
+}
+
 #[derive(Debug)]
 struct Shared {
     store: Arc<Store>,
@@ -47,7 +58,9 @@ struct Shared {
     unpacker: Unpacker,
     options: PullOptions,
     pulls: Joint<(Reference, Option<Credentials>), Shareable<Image>>,
-    layers: Joint<image::Digest, Shareable<()>>,
+    layers: Joint<LayerKey, Shareable<()>>,
+    /// Unpackers of all pulls; each has its memory and a pipe.
+    unpackers: Semaphore,
 }
 
 /// One pull.
@@ -68,7 +81,9 @@ impl Puller {
         options: PullOptions,
     ) -> Self {
         let (pulls, layers) = (Joint::default(), Joint::default());
-        Self { shared: Arc::new(Shared { store, registry, unpacker, options, pulls, layers }) }
+        let unpackers = Semaphore::new(MAX_UNPACKERS);
+        let shared = Shared { store, registry, unpacker, options, pulls, layers, unpackers };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Brings the image into the store under the name `reference`.
@@ -196,18 +211,38 @@ impl Pull {
 
 impl Shared {
     /// Fetches a layer, or waits for another pull that is fetching it. What fails for the other,
-    /// which may come from elsewhere, need not fail here.
-    async fn fetch_layer(&self, fetch: Fetch) -> Shareable<()> {
-        let (diff_id, reference) = (fetch.layer.diff_id, fetch.reference.clone());
+    /// which may have other credentials, need not fail here.
+    async fn fetch_layer(self: &Arc<Self>, fetch: Fetch) -> Shareable<()> {
+        let key = LayerKey {
+            domain: fetch.reference.domain().to_owned(),
+            digest: fetch.layer.digest,
+            diff_id: fetch.layer.diff_id,
+        };
         for _ in 1..ATTEMPTS {
-            let own = fetch.clone();
-            let begin = || async move { own.run().await.map_err(Arc::new) };
-            match self.layers.run(diff_id, begin).await {
+            let (shared, own) = (Arc::clone(self), fetch.clone());
+            let begin = || async move { shared.fetch_alone(own).await };
+            match self.layers.run(key.clone(), begin).await {
                 Outcome::Own(result) | Outcome::Joined(result @ Ok(())) => return result,
                 Outcome::Joined(Err(_)) => {}
-                Outcome::Interrupted => return Err(interrupted(&reference)),
+                Outcome::Interrupted => return Err(interrupted(&fetch.reference)),
             }
         }
-        fetch.run().await.map_err(Arc::new)
+        self.fetch_alone(fetch).await
+    }
+
+    /// Fetches a layer; once more from the registry itself if a mirror's bytes were not the layer's.
+    async fn fetch_alone(&self, fetch: Fetch) -> Shareable<()> {
+        let reference = fetch.reference.clone();
+        let turn = self.unpackers.acquire().await;
+        let _turn = turn.map_err(|_closed| interrupted(&reference))?;
+        let again = fetch.repository.without_mirrors();
+        let again = again.map(|repository| Fetch { repository, ..fetch.clone() });
+        match (fetch.run().await, again) {
+            (Err(error), Some(again)) if error.kind() == PullErrorKind::Faulty => {
+                tracing::info!(?error, "a mirror's layer is faulty; asking the registry itself");
+                again.run().await.map_err(Arc::new)
+            }
+            (result, _) => result.map_err(Arc::new),
+        }
     }
 }

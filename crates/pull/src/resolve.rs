@@ -1,8 +1,12 @@
 //! From a reference to the documents of the image for this machine.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use image::{BlobRef, Digest, Document, Documents, ImageError, MAX_INDEX_DEPTH, Manifest};
 use image::{Reference, Selector, Store};
 use registry::{Fetched, Repository};
+use tokio::task::spawn_blocking;
 
 use crate::error::PullError;
 
@@ -16,6 +20,9 @@ pub(crate) struct Resolved {
     pub(crate) digests: Vec<Digest>,
 }
 
+/// How many documents of one image are looked at; honest indexes have a few for each platform.
+const MAX_DOCUMENTS: usize = 32;
+
 /// A document to be looked at.
 struct Candidate {
     /// `None` for what the reference names.
@@ -27,16 +34,33 @@ struct Candidate {
 pub(crate) struct Resolver<'a> {
     pub(crate) reference: &'a Reference,
     pub(crate) repository: &'a Repository,
-    pub(crate) store: &'a Store,
+    pub(crate) store: &'a Arc<Store>,
 }
 
 impl Resolver<'_> {
     /// Follows the reference to an image for this machine; the first one that suits is taken.
     pub(crate) async fn resolve(&self) -> Result<Resolved, PullError> {
         let mut refused = None;
+        let mut seen = HashSet::new();
         let mut candidates = vec![Candidate { blob: None, above: Vec::new() }];
         while let Some(Candidate { blob, above }) = candidates.pop() {
-            let (document, fetched) = self.document(blob.as_ref()).await?;
+            if blob.as_ref().is_some_and(|blob| !seen.insert(blob.digest)) {
+                continue;
+            }
+            if seen.len() > MAX_DOCUMENTS {
+                let reference = self.reference.to_string();
+                return Err(PullError::TooManyDocuments { reference, limit: MAX_DOCUMENTS });
+            }
+            let (document, fetched) = match self.document(blob.as_ref()).await {
+                // An index may list other things beside images.
+                Err(PullError::Image { source: error @ ImageError::MediaType { .. }, .. })
+                    if blob.is_some() =>
+                {
+                    refused = Some(error);
+                    continue;
+                }
+                found => found?,
+            };
             let mut digests = above;
             digests.push(fetched.digest);
             match document {
@@ -99,9 +123,11 @@ impl Resolver<'_> {
 
     /// The configuration: from the store when an image has it already.
     async fn config(&self, config: &BlobRef) -> Result<Vec<u8>, PullError> {
-        if let Some(bytes) = self.store.document(&config.digest)
-            && config.verify(&bytes).is_ok()
-        {
+        let (store, wanted) = (Arc::clone(self.store), config.clone());
+        let known = spawn_blocking(move || {
+            store.document(&wanted.digest).filter(|bytes| wanted.verify(bytes).is_ok())
+        });
+        if let Ok(Some(bytes)) = known.await {
             return Ok(bytes);
         }
         let bytes = self.repository.document(&config.digest, config.bytes).await;
