@@ -114,8 +114,13 @@ fn c_strings<'a>(texts: impl Iterator<Item = &'a OsStr>) -> Result<Vec<CString>,
     texts.map(|text| CString::new(text.as_bytes()).or(Err(invalid()))).collect()
 }
 
+/// Secrets that are meant for one command, and must not stay in the environment of what lives on.
+const SECRETS: [&str; 1] = ["USNEA_CREDS"];
+
 fn environment() -> Result<Vec<CString>, NodeError> {
-    let variables = std::env::vars_os().map(|(mut name, value)| {
+    let lasting =
+        std::env::vars_os().filter(|(name, _)| !SECRETS.iter().any(|secret| name == secret));
+    let variables = lasting.map(|(mut name, value)| {
         name.push("=");
         name.push(value);
         name

@@ -56,7 +56,7 @@ pub(crate) struct PullArguments {
     /// Credentials, instead of those in the credentials files.
     ///
     /// Every process of this machine can read a command line, so better give USER alone: the password is asked for on
-    /// the terminal, or is the first line of standard input if that is none. The environment variable USNEA_CREDS
+    /// the terminal, or read from standard input if that is none. The environment variable USNEA_CREDS
     /// takes the place of this option.
     #[arg(long, value_name = "USER[:PASSWORD]")]
     pub(crate) creds: Option<String>,

@@ -1,19 +1,12 @@
 //! Sections `[images]` and `[registry."DOMAIN"]`: where images come from and what they may cost.
 
-use std::{
-    collections::BTreeMap,
-    env,
-    ffi::CString,
-    fs::File,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, env, ffi::CString, fs::File, path::PathBuf, time::Duration};
 
 use engine::ImageSettings;
 use globset::{Glob, GlobSet};
 use image::{Limits, Reference};
 use pull::PullOptions;
-use registry::{Client, ClientConfig, RegistryError, RegistrySettings, RetryPolicy};
+use registry::{Client, ClientConfig, RegistryError, RegistrySettings};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use unpacker::Unpacker;
@@ -23,6 +16,8 @@ use super::{Config, ConfigError, check_absolute};
 
 /// The hidden command that unpacks one layer, confined.
 pub(crate) const UNPACK_LAYER: &str = "unpack-layer";
+/// Names of Docker's registry that no reference has after it was normalised.
+const HUB_NAMES: [&str; 2] = ["index.docker.io", "registry-1.docker.io"];
 /// What registries see.
 const USER_AGENT: &str = concat!("usnea/", env!("CARGO_PKG_VERSION"));
 
@@ -125,11 +120,13 @@ impl Default for LimitsSection {
 
 /// Where Docker, Podman and skopeo look.
 fn usual_credential_files() -> Vec<PathBuf> {
-    let of =
-        |variable: &str, file: &str| env::var_os(variable).map(|dir| Path::new(&dir).join(file));
+    // As for the directories of the XDG specification: only if absolute.
+    let path =
+        |variable: &str| env::var_os(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let of = |variable: &str, file: &str| path(variable).map(|directory| directory.join(file));
     let docker = of("DOCKER_CONFIG", "config.json").or_else(|| of("HOME", ".docker/config.json"));
     let containers = of("XDG_RUNTIME_DIR", "containers/auth.json");
-    [of("REGISTRY_AUTH_FILE", ""), containers, docker].into_iter().flatten().collect()
+    [path("REGISTRY_AUTH_FILE"), containers, docker].into_iter().flatten().collect()
 }
 
 fn refused(key: impl Into<String>, value: &str, reason: impl Into<String>) -> ConfigError {
@@ -171,6 +168,9 @@ impl LimitsSection {
 
 impl RegistrySection {
     pub(super) fn check(&self, domain: &str) -> Result<(), ConfigError> {
+        if HUB_NAMES.contains(&domain) {
+            return Err(refused("registry", domain, "is docker.io in references; write that"));
+        }
         let reference = format!("{domain}/image").parse::<Reference>();
         if !reference.is_ok_and(|reference| reference.domain() == domain) {
             let reason = "is no registry: write its name as references do, such as registry.k8s.io or localhost:5000";
@@ -178,6 +178,15 @@ impl RegistrySection {
         }
         for path in &self.ca_files {
             check_absolute(&format!("registry.{domain:?}.ca_files"), path)?;
+        }
+        for host in &self.auth_hosts {
+            // As the URL of a token server has it.
+            let url = Url::parse(&format!("https://{host}/"));
+            let plain = url.is_ok_and(|url| url.as_str() == format!("https://{host}/"));
+            if host.is_empty() || !plain {
+                let reason = "must be a host, or host:port, in lower case";
+                return Err(refused(format!("registry.{domain:?}.auth_hosts"), host, reason));
+            }
         }
         self.mirror_urls(domain).map(drop)
     }
@@ -192,7 +201,13 @@ impl RegistrySection {
                     && url.query().is_none()
             });
             let key = format!("registry.{domain:?}.mirrors");
-            url.ok_or_else(|| refused(key, text, "must be a URL such as http://127.0.0.1:5000"))
+            // What has a user may have a password, which is nothing to repeat.
+            let (shown, reason) = if text.contains('@') {
+                ("<hidden>", "must not contain a user; write credentials into a credentials file")
+            } else {
+                (text.as_str(), "must be a URL such as http://127.0.0.1:5000")
+            };
+            url.ok_or_else(|| refused(key, shown, reason))
         };
         self.mirrors.iter().map(parse).collect()
     }
@@ -237,7 +252,7 @@ impl Config {
             stall: Duration::from_secs(self.images.stall_seconds),
             credential_files: self.images.credential_files.clone(),
             user_agent: USER_AGENT.to_owned(),
-            retry: RetryPolicy::default(),
+            ..ClientConfig::default()
         })
         .map_err(ImagesError::Registries)
     }

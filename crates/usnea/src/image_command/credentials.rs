@@ -3,7 +3,7 @@
 use std::{
     env,
     fs::{File, OpenOptions},
-    io::{self, BufRead, IsTerminal, Write},
+    io::{self, IsTerminal, Read, Write},
     os::unix::fs::OpenOptionsExt,
 };
 
@@ -80,7 +80,7 @@ impl Login {
         if login.password.is_some() || io::stdin().is_terminal() {
             return Ok(Some(login));
         }
-        let password = first_line(io::stdin().lock())
+        let password = whole(io::stdin().lock())
             .map_err(|source| CredentialsError::Read { from: "standard input", source })?;
         Ok(Some(Self { password: Some(password), ..login }))
     }
@@ -174,12 +174,16 @@ async fn ask(question: &str) -> io::Result<String> {
     text(line)
 }
 
-/// The first line, which may be all there is.
-fn first_line(input: impl BufRead) -> io::Result<String> {
+/// Everything but the last line's end: the key file of a Google service account has many lines.
+fn whole(input: impl Read) -> io::Result<String> {
     let limit = u64::try_from(MAX_PASSWORD_BYTES).unwrap_or(u64::MAX);
-    let mut line = Vec::new();
-    input.take(limit).read_until(b'\n', &mut line)?;
-    text(line)
+    let mut password = Vec::new();
+    input.take(limit + 1).read_to_end(&mut password)?;
+    if password.len() > MAX_PASSWORD_BYTES {
+        let message = format!("the password has more than {MAX_PASSWORD_BYTES} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+    }
+    text(password)
 }
 
 /// A line without its end.
@@ -234,14 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn a_password_on_standard_input_is_the_first_line() {
+    fn a_password_on_standard_input_may_have_many_lines() {
         for (input, expected) in
-            [("", ""), ("a", "a"), ("a b \n", "a b "), ("a\r\nb\n", "a"), ("\na\n", "")]
+            [("", ""), ("a", "a"), ("a b \n", "a b "), ("{\n \"k\": 1\n}\n", "{\n \"k\": 1\n}")]
         {
-            assert_eq!(first_line(input.as_bytes()).expect(input), expected);
+            assert_eq!(whole(input.as_bytes()).expect(input), expected);
         }
-        first_line(&b"\xff\n"[..]).expect_err("not UTF-8");
-        let long = vec![b'x'; MAX_PASSWORD_BYTES + 10];
-        assert_eq!(first_line(&long[..]).expect("cut").len(), MAX_PASSWORD_BYTES);
+        whole(&b"\xff\n"[..]).expect_err("not UTF-8");
+        whole(&vec![b'x'; MAX_PASSWORD_BYTES + 10][..]).expect_err("too long");
     }
 }
