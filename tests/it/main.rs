@@ -21,6 +21,7 @@ mod command_pull;
 mod cycles;
 mod exec;
 mod exits;
+mod hostile_images;
 mod image_volumes;
 mod images;
 mod isolation;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         cycles::tests(),
         exec::tests(),
         exits::tests(),
+        hostile_images::tests(),
         image_volumes::tests(),
         images::tests(),
         isolation::tests(),
