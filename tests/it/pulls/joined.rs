@@ -1,6 +1,6 @@
 //! Pulls that run at the same time, and pulls that nobody waits for any more.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, process::Stdio, time::Duration};
 
 use cri_api::v1::AuthConfig;
 use it::{Outcome, Scenario};
@@ -26,6 +26,7 @@ it::tests!("pulls_joined":
     a_cancelled_pull_with_a_second_waiter_goes_on,
     a_deadline_leaves_nothing,
     a_retry_after_a_cancelled_pull_succeeds,
+    the_command_line_pulls_beside_the_daemon,
 );
 
 /// How often each blob was sent.
@@ -218,5 +219,31 @@ async fn a_retry_after_a_cancelled_pull_succeeds(t: &mut Scenario) -> Outcome {
         present(t, &reference).await;
         remove(t, &id).await;
     }
+    Ok(())
+}
+
+async fn the_command_line_pulls_beside_the_daemon(t: &mut Scenario) -> Outcome {
+    let registry = registry()?;
+    let image =
+        ImageBuilder::busybox().layer(large_layer(t, "large", 2 * MIB)).layer(layer(t, "app"));
+    let id = registry.push(&image, "app:1");
+    let valve = Valve::before(registry.domain(), MIB);
+    let reference = valve.reference("app:1");
+    let mut command = t.instance().command(&["image", "pull", "--quiet", &reference]);
+    let command = command.stdout(Stdio::piped()).spawn().expect("run usnea");
+    let pulling = pull_meanwhile(t, &reference);
+    // Two processes with a connection each.
+    let both = async |_: &Scenario| (valve.passed() >= 2 * MIB).then_some(());
+    t.eventually("both are under way", both).await;
+    valve.open();
+    assert_eq!(pulling.await.expect("no panic").expect("PullImage"), id);
+    let output = command.wait_with_output().expect("wait for usnea");
+    assert!(output.status.success(), "{}", output.status);
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim_end(), id);
+    let pod = t.run_pod().await;
+    let spec = testkit::container("a", &reference).command(&["cat", "/own/app"]);
+    assert_eq!(t.output(&pod, spec).await, format!("app of {}", t.name()));
+    t.remove_pod(&pod).await;
+    remove(t, &id).await;
     Ok(())
 }

@@ -11,7 +11,7 @@ use testkit::{Options, image::ImageBuilder, valve::Valve};
 use tonic::Code;
 
 use super::support::{
-    MIB, large_layer, layer, list, present, pull, pull_meanwhile, registry, remove, settled,
+    MIB, large_layer, layer, list, present, prune, pull, pull_meanwhile, registry, remove, settled,
     status, store, unfinished, unpackers,
 };
 
@@ -19,6 +19,7 @@ it::tests!("pulls_killed":
     a_pull_killed_at_any_moment_succeeds_on_retry,
     a_killed_unpacker_fails_its_pull_only,
     a_stopped_daemon_leaves_no_unpacker,
+    a_killed_command_leaves_what_a_prune_removes,
 );
 
 /// Moments, spread over the time that a pull takes.
@@ -130,5 +131,26 @@ async fn a_stopped_daemon_leaves_no_unpacker(t: &mut Scenario) -> Outcome {
     present(t, &reference).await;
     remove(t, &reference).await;
     t.eventually("the store is empty", async |t| (store(t) == empty).then_some(())).await;
+    Ok(())
+}
+
+async fn a_killed_command_leaves_what_a_prune_removes(t: &mut Scenario) -> Outcome {
+    t.own_daemon(Options::default()).await?;
+    let registry = registry()?;
+    let empty = store(t);
+    registry.push(&image(t), "app:1");
+    let valve = Valve::before(registry.domain(), MIB);
+    let reference = valve.reference("app:1");
+    let mut command = t.instance().command(&["image", "pull", "--quiet", &reference]);
+    let mut command = command.spawn().expect("run usnea");
+    t.eventually("the pull is under way", async |_| valve.is_shut().then_some(())).await;
+    command.kill().expect("kill usnea");
+    command.wait().expect("wait for usnea");
+    t.eventually("its unpackers end", async |t| unpackers(t).is_empty().then_some(())).await;
+    prune(t);
+    assert_eq!(store(t), empty);
+    valve.open();
+    pull(t, &reference).await;
+    remove(t, &reference).await;
     Ok(())
 }
