@@ -8,7 +8,7 @@ use std::{
 };
 
 use globset::GlobSet;
-use image::{Digest, FsUsage, Image, ImageError, Reference};
+use image::{Digest, FsUsage, Garbage, Image, ImageError, Reference};
 use model::{ContainerId, ContainerRecord, InvalidField};
 
 use crate::{
@@ -41,27 +41,23 @@ impl Engine {
     }
 
     /// Removes the image that `reference` names with all its tags; layers that containers use stay until the next
-    /// removal. An unknown image is removed already.
+    /// collection after their end. An unknown image is removed already.
     ///
     /// CRI `RemoveImage`.
     ///
     /// # Errors
     /// [`EngineError::Internal`] when the disk fails.
     pub async fn remove_image(&self, reference: &str) -> Result<(), EngineError> {
-        let _gate = self.inner.image_gate.write().await;
+        let garbage = {
+            // Whoever makes a container waits for this, but not for the trees to be deleted.
+            let _gate = self.inner.image_gate.write().await;
+            let (inner, reference) = (Arc::clone(&self.inner), reference.to_owned());
+            blocking(move || inner.forget_image(&reference)).await?
+        };
         let inner = Arc::clone(&self.inner);
-        let reference = reference.to_owned();
         blocking(move || {
-            let in_use = inner.layers_in_use();
-            let removed = inner
-                .images
-                .remove(&reference, &in_use)
-                .map_err(|source| image_failure("remove the image", &reference, source))?;
-            if let Some(image) = removed {
-                inner.image_users.forget(&image.id.to_string());
-                tracing::info!(image_ref = %image.id, "image removed");
-            }
-            Ok(())
+            let deleted = inner.images.delete(garbage);
+            deleted.map(drop).map_err(|error| internal("delete the image's layers", error))
         })
         .await
     }
@@ -125,6 +121,18 @@ pub fn registry_of(reference: &str) -> Option<String> {
 }
 
 impl Inner {
+    fn forget_image(&self, reference: &str) -> Result<Garbage, EngineError> {
+        let (removed, garbage) = self
+            .images
+            .forget(reference, &self.layers_in_use())
+            .map_err(|source| image_failure("remove the image", reference, source))?;
+        if let Some(image) = removed {
+            self.image_users.forget(&image.id.to_string());
+            tracing::info!(image_ref = %image.id, "image removed");
+        }
+        Ok(garbage)
+    }
+
     pub(crate) fn find_image(&self, reference: &str) -> Result<Option<Image>, EngineError> {
         self.images
             .find(reference)

@@ -57,11 +57,15 @@ impl Engine {
 impl Inner {
     /// Removes layers that neither an image nor a container needs, and what killed pulls have left.
     pub(crate) async fn collect_image_garbage(self: &Arc<Self>) -> Result<(), EngineError> {
-        let _gate = self.image_gate.write().await;
+        let failed = |error| internal("collect image garbage", error);
         let inner = Arc::clone(self);
+        let garbage = {
+            let _gate = self.image_gate.write().await;
+            let inner = Arc::clone(self);
+            blocking(move || inner.images.claim(&inner.layers_in_use()).map_err(failed)).await?
+        };
         blocking(move || {
-            let collected = inner.images.collect_garbage(&inner.layers_in_use());
-            let collected = collected.map_err(|error| internal("collect image garbage", error))?;
+            let collected = inner.images.delete(garbage).map_err(failed)?;
             if collected.layers > 0 {
                 let (layers, bytes) = (collected.layers, collected.bytes);
                 tracing::info!(layers, bytes, "layers removed that nobody needs");

@@ -27,7 +27,8 @@ pub use document::{BlobRef, Document, Documents, MAX_DOCUMENT_BYTES, MAX_INDEX_D
 pub use error::{ConfigFault, EntryFault, ImageError, LimitFault, ReferenceFault};
 pub use reference::{Reference, Selector};
 pub use store::{
-    Collected, FsUsage, Image, ImportOptions, LayerBlob, Problem, Reservation, StagedLayer, Store,
+    Collected, FsUsage, Garbage, Image, ImportOptions, LayerBlob, Problem, Reservation,
+    StagedLayer, Store,
 };
 pub use stream::Limits;
 pub use unpack::{

@@ -35,7 +35,7 @@ mod lookup;
 mod record;
 mod stage;
 
-pub use collect::Collected;
+pub use collect::{Collected, Garbage};
 pub use import::ImportOptions;
 pub use stage::{LayerBlob, Reservation, StagedLayer};
 

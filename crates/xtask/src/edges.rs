@@ -23,14 +23,15 @@ const RULES: [Rule; 18] = [
     Rule { name: "node", may_use: &["model", "sys"] },
     Rule {
         name: "engine",
-        may_use: &[
-            "image", "model", "pull", "registry", "shim-api", "spec", "sys", "unpacker",
-        ],
+        may_use: &["image", "model", "pull", "registry", "shim-api", "spec", "sys", "unpacker"],
     },
     Rule { name: "server", may_use: &["cri-api", "engine", "model"] },
-    Rule { name: "usnea", may_use: &[
+    Rule {
+        name: "usnea",
+        may_use: &[
             "engine", "image", "model", "node", "pull", "registry", "server", "sys", "unpacker",
-        ] },
+        ],
+    },
     Rule { name: "testkit", may_use: &["cri-api", "sys"] },
     Rule { name: "it", may_use: &["cri-api", "testkit"] },
     Rule { name: "xtask", may_use: &[] },

@@ -20,6 +20,14 @@ pub struct Collected {
     pub documents: u64,
 }
 
+/// Layers that are out of use and still have to be deleted; dropped, they are at the next start.
+#[derive(Debug, Default)]
+pub struct Garbage {
+    claimed: Vec<Claimed>,
+    collected: Collected,
+    inodes: u64,
+}
+
 impl Store {
     /// Removes the image that `query` finds, with all its names, and what only it needed.
     ///
@@ -35,6 +43,21 @@ impl Store {
         query: &str,
         in_use: &HashSet<Digest>,
     ) -> Result<Option<Image>, ImageError> {
+        let (removed, garbage) = self.forget(query, in_use)?;
+        self.delete(garbage)?;
+        Ok(removed)
+    }
+
+    /// As [`Store::remove`], but leaves the layers for [`Store::delete`]: they are out of use, so that
+    /// nobody has to wait while trees are deleted.
+    ///
+    /// # Errors
+    /// As [`Store::remove`].
+    pub fn forget(
+        &self,
+        query: &str,
+        in_use: &HashSet<Digest>,
+    ) -> Result<(Option<Image>, Garbage), ImageError> {
         let removed = {
             let _lock = self.root.lock()?;
             let state = self.read_state()?;
@@ -45,14 +68,13 @@ impl Store {
                 state.problems.iter().any(|problem| problem.id == Some(id)).then_some(id)
             };
             let Some(id) = found.as_ref().map(|image| image.id).or_else(broken) else {
-                return Ok(None);
+                return Ok((None, Garbage::default()));
             };
             self.images.remove_file(&record::file_name(&id))?;
             self.images.sync()?;
             found
         };
-        self.collect_garbage(in_use)?;
-        Ok(removed)
+        Ok((removed, self.claim(in_use)?))
     }
 
     /// Sets whether image garbage collection has to leave the image alone.
@@ -80,23 +102,40 @@ impl Store {
     /// # Errors
     /// The first failure; everything else has been tried.
     pub fn collect_garbage(&self, in_use: &HashSet<Digest>) -> Result<Collected, ImageError> {
-        let (claimed, collected, inodes) = {
+        let garbage = self.claim(in_use)?;
+        self.delete(garbage)
+    }
+
+    /// Takes layers out of use that neither an image nor `in_use` needs, and deletes unused documents.
+    ///
+    /// # Errors
+    /// The first failure; what was claimed by then is deleted at the next start.
+    pub fn claim(&self, in_use: &HashSet<Digest>) -> Result<Garbage, ImageError> {
+        let garbage = {
             let _lock = self.root.lock()?;
             let state = self.read_state()?;
             self.claim_garbage(&state, in_use)?
         };
         // Before the trees vanish, so that readers miss nothing: they are counted apart.
         self.count_deleting(|deleting| {
-            deleting.0 = deleting.0.saturating_add(collected.bytes);
-            deleting.1 = deleting.1.saturating_add(inodes);
+            deleting.0 = deleting.0.saturating_add(garbage.collected.bytes);
+            deleting.1 = deleting.1.saturating_add(garbage.inodes);
         });
-        let reloaded = self.reload();
+        self.reload()?;
+        Ok(garbage)
+    }
+
+    /// Deletes what was claimed, and what interrupted imports and pulls have left.
+    ///
+    /// # Errors
+    /// The first failure; everything else has been tried.
+    pub fn delete(&self, garbage: Garbage) -> Result<Collected, ImageError> {
+        let Garbage { claimed, collected, inodes } = garbage;
         let removed = self.layers.remove_claimed(claimed).and(self.sweep());
         self.count_deleting(|deleting| {
             deleting.0 = deleting.0.saturating_sub(collected.bytes);
             deleting.1 = deleting.1.saturating_sub(inodes);
         });
-        reloaded?;
         removed?;
         Ok(collected)
     }
@@ -110,7 +149,7 @@ impl Store {
         &self,
         state: &State,
         in_use: &HashSet<Digest>,
-    ) -> Result<(Vec<Claimed>, Collected, u64), ImageError> {
+    ) -> Result<Garbage, ImageError> {
         let records = || state.images.values().map(|(record, _)| record);
         let mut needed: HashSet<Digest> = in_use | &state.claimed;
         needed.extend(records().flat_map(|record| record.diff_ids.iter().copied()));
@@ -145,6 +184,6 @@ impl Store {
                 }
             }
         }
-        Ok((claimed, collected, inodes))
+        Ok(Garbage { claimed, collected, inodes })
     }
 }
