@@ -2,7 +2,7 @@
 //!
 //! Image bytes are hostile, and decompressing and unpacking them is the most that happens to them.
 //! So a process is started for each layer ([`Unpacker::start`]); it gives up what it does not need
-//! ([`child`]), reads the blob from a pipe, unpacks below one directory, and answers with what the
+//! ([`child()`]), reads the blob from a pipe, unpacks below one directory, and answers with what the
 //! layer was. The parent verifies and places it.
 //!
 //! ```text

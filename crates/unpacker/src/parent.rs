@@ -27,7 +27,7 @@ const COPY_BYTES: usize = 128 << 10;
 /// How long the process may take to end once it has answered.
 const ENDING_MS: u16 = 2000;
 
-/// The program that unpacks: one that calls [`child`](crate::child).
+/// The program that unpacks: one that calls [`child`](crate::child()).
 #[derive(Clone, Debug)]
 pub struct Unpacker {
     exe: Arc<OwnedFd>,
@@ -36,7 +36,7 @@ pub struct Unpacker {
 
 impl Unpacker {
     /// Takes the program and the arguments, its name first, that make it call
-    /// [`child`](crate::child) with those that follow.
+    /// [`child`](crate::child()) with those that follow.
     #[must_use]
     pub fn new(exe: OwnedFd, arguments: Vec<CString>) -> Self {
         Self { exe: Arc::new(exe), arguments }
