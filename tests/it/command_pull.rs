@@ -170,7 +170,7 @@ async fn a_password_comes_from_every_place_but_not_from_files(
     let both = format!("{USER}:{PASSWORD}");
     let ways: [(&[&str], Option<&str>, String); 4] = [
         (&["--creds", &both], None, String::new()),
-        (&["--creds", USER], None, format!("{PASSWORD}\nand more\n")),
+        (&["--creds", USER], None, format!("{PASSWORD}\n")),
         (&[], Some(&both), String::new()),
         (&[], Some(USER), PASSWORD.to_owned()),
     ];

@@ -6,6 +6,7 @@ use cri_api::v1::LinuxContainerSecurityContext;
 use it::Scenario;
 use serde_json::json;
 use testkit::image::{ImageBuilder, Layer};
+use tonic::Status;
 
 use crate::command::import;
 
@@ -42,14 +43,17 @@ async fn attempt(
 ) -> Result<String, String> {
     let pod = t.run_pod().await;
     let spec = testkit::container("a", image).script(script).security(change);
-    match t.try_create(&pod, spec).await {
-        Err(status) => Err(status.message().to_owned()),
-        Ok(id) => {
-            t.try_start(&id).await.map_err(|status| status.message().to_owned())?;
-            let status = t.exited(&id).await;
-            Ok(t.printed(&status))
-        }
-    }
+    let printed = async {
+        let id = t.try_create(&pod, spec).await?;
+        t.try_start(&id).await?;
+        let status = t.exited(&id).await;
+        Ok(t.printed(&status))
+    };
+    let outcome = printed.await.map_err(|status: Status| status.message().to_owned());
+    // The next attempt's pod has the same name.
+    t.stop_pod(&pod).await;
+    t.remove_pod(&pod).await;
+    outcome
 }
 
 async fn r06_descriptors_of_the_image(t: &mut Scenario) {
