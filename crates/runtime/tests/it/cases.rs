@@ -240,7 +240,7 @@ fn images_are_mounted_for_the_container_alone(node: &Node) {
 }
 
 fn a_path_out_of_an_image_is_refused(node: &Node) {
-    for (name, target) in [("absolute", "/"), ("relative", "../.."), ("missing", "none")] {
+    for (name, target) in [("image-root", "/"), ("image-up", "../.."), ("image-none", "none")] {
         let mut recipe = Recipe::new(node, name, &["/bin/true"]);
         fs::create_dir(recipe.directory.join("image")).unwrap();
         symlink(target, recipe.directory.join("image/link")).unwrap();
