@@ -271,6 +271,8 @@ fn podman(instance: &Instance, reference: &str, rounds: Rounds) -> (Vec<Figure>,
     }
     // Its files belong to subordinate ids.
     run_podman(&["unshare", "rm", "-rf", &root, &run]).ok();
+    // Ends the process that keeps its namespaces.
+    run_podman(&["system", "migrate"]).ok();
     let figure = |times: Vec<Duration>| Figure::times("podman pull of the same image", &times);
     ((!times.is_empty()).then(|| figure(times)).into_iter().collect(), remarks)
 }
