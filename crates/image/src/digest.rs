@@ -105,13 +105,13 @@ impl fmt::Debug for Digest {
 /// A reader or writer that hashes and counts what passes.
 pub(crate) struct Hashing<R> {
     inner: R,
-    hasher: Sha256,
+    hasher: Hasher,
     bytes: u64,
 }
 
 impl<R> Hashing<R> {
     pub(crate) fn new(inner: R) -> Self {
-        Self { inner, hasher: Sha256::new(), bytes: 0 }
+        Self { inner, hasher: Hasher::default(), bytes: 0 }
     }
 
     /// How many bytes have passed.
@@ -126,7 +126,7 @@ impl<R> Hashing<R> {
 
     /// The digest of what has passed, and how many bytes that was; also the reader.
     pub(crate) fn finish(self) -> (Digest, u64, R) {
-        (Digest(self.hasher.finalize().into()), self.bytes, self.inner)
+        (self.hasher.finish(), self.bytes, self.inner)
     }
 }
 
